@@ -1,0 +1,414 @@
+package schema
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"zombiezen.com/go/sqlite"
+)
+
+// LocalNode is the node id of the store itself.
+const LocalNode = 2
+
+// Tx is a transaction on one connection, handed to the function given to Read,
+// Write or Snapshot and valid until it returns.
+type Tx struct {
+	db    *DB
+	conn  *sqlite.Conn
+	stmts map[string]*sqlite.Stmt
+	used  []*sqlite.Stmt
+	// In a write transaction: the clock as of now, and whether to store it.
+	stamp  Stamp
+	ino    int64
+	ticked bool
+}
+
+func newTx(db *DB, conn *sqlite.Conn) Tx {
+	return Tx{db: db, conn: conn, stmts: make(map[string]*sqlite.Stmt)}
+}
+
+// Stmt returns the prepared statement for query, reset; its bindings are those
+// of the last use, so bind every parameter. It is reset again when the
+// transaction's function returns. One query is one statement: do not start it
+// anew while iterating over its rows.
+func (tx *Tx) Stmt(query string) *sqlite.Stmt {
+	s := tx.stmts[query]
+	if s == nil {
+		var err error
+		if s, err = tx.conn.Prepare(query); err != nil {
+			// Not about data: the query is wrong, or the database is unreadable.
+			panic(stmtError{fmt.Errorf("prepare %q: %w", query, err)})
+		}
+		tx.stmts[query] = s
+	} else {
+		_ = s.Reset()
+	}
+	tx.used = append(tx.used, s)
+	return s
+}
+
+// stmtError carries a failed prepare out of a transaction's function.
+type stmtError struct{ error }
+
+// Conn returns the connection, for statements that are run once.
+func (tx *Tx) Conn() *sqlite.Conn { return tx.conn }
+
+// NextStamp returns a stamp later than any the store has given out.
+func (tx *Tx) NextStamp() Stamp {
+	tx.stamp = tx.stamp.next(time.Now())
+	tx.ticked = true
+	return tx.stamp
+}
+
+// ObserveStamp makes later stamps follow s, which came from elsewhere.
+func (tx *Tx) ObserveStamp(s Stamp) {
+	if s > tx.stamp {
+		tx.stamp, tx.ticked = s, true
+	}
+}
+
+// NextIno returns the next value of the store's file inode counter.
+func (tx *Tx) NextIno() int64 {
+	tx.ino++
+	tx.ticked = true
+	return tx.ino
+}
+
+// run calls f and resets the statements it used.
+func (tx *Tx) run(f func(*Tx) error) (err error) {
+	defer func() {
+		for _, s := range tx.used {
+			_ = s.Reset()
+		}
+		tx.used = tx.used[:0]
+		switch p := recover().(type) {
+		case nil:
+		case stmtError:
+			err = p.error
+		default:
+			panic(p)
+		}
+	}()
+	return f(tx)
+}
+
+func (tx *Tx) exec(query string) error {
+	s := tx.stmts[query]
+	if s == nil {
+		var err error
+		if s, err = tx.conn.Prepare(query); err != nil {
+			return err
+		}
+		tx.stmts[query] = s
+	}
+	_, err := s.Step()
+	if e := s.Reset(); err == nil {
+		err = e
+	}
+	return err
+}
+
+// Read runs f on the newest state, this process's uncommitted writes included.
+// f must be short: it holds the connection that everything else needs.
+func (db *DB) Read(f func(*Tx) error) error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if err := db.beginRead(); err != nil {
+		return err
+	}
+	return describe(db.mu.tx.run(f))
+}
+
+// Write runs f and keeps all of its changes, or none when it returns an error.
+// The changes are seen at once by every Read of this process; they are
+// committed, and so seen by other processes, within Options.CommitInterval. A
+// caller that needs them on the disk calls Sync. When the disk is nearly full
+// the commit comes before Write returns, and its error is Write's.
+func (db *DB) Write(f func(*Tx) error) error {
+	if db.opts.ReadOnly {
+		return ErrReadOnly
+	}
+	db.wmu.Lock()
+	defer db.wmu.Unlock()
+	if err := db.lockForWrite(); err != nil {
+		return err
+	}
+	defer db.mu.Unlock()
+	tx := &db.mu.tx
+	if err := tx.exec("SAVEPOINT op"); err != nil {
+		return describe(err)
+	}
+	stamp, ino, done := tx.stamp, tx.ino, false
+	defer func() { // f panicked
+		if !done {
+			db.rollbackOp(nil)
+		}
+	}()
+	err := tx.run(f)
+	done = true
+	if err == nil {
+		err = tx.exec("RELEASE op")
+	}
+	if err != nil {
+		db.rollbackOp(err)
+		tx.stamp, tx.ino = max(tx.stamp, stamp), max(tx.ino, ino)
+		return describe(err)
+	}
+	db.stats.writes.Add(1)
+	if db.mu.direct {
+		return describe(db.commit())
+	}
+	return nil
+}
+
+// rollbackOp undoes the current savepoint. Some failures (disk full, I/O
+// error) make SQLite drop the whole transaction, which loses the batch.
+// mu must be held.
+func (db *DB) rollbackOp(cause error) {
+	tx := &db.mu.tx
+	if !tx.conn.AutocommitEnabled() {
+		if tx.exec("ROLLBACK TO op") == nil && tx.exec("RELEASE op") == nil {
+			return
+		}
+	}
+	if cause == nil {
+		cause = errors.New("the transaction could not be rolled back to its savepoint")
+	}
+	db.lose(cause)
+}
+
+// lose gives up the open write transaction. mu must be held.
+func (db *DB) lose(cause error) {
+	if !db.mu.tx.conn.AutocommitEnabled() {
+		_ = db.mu.tx.exec("ROLLBACK")
+	}
+	db.mu.state = idle
+	db.mu.timer.Stop()
+	if db.mu.direct {
+		return // nobody was told that it worked
+	}
+	err := fmt.Errorf("recent changes were lost: %w", describe(cause))
+	db.lostErr.Store(&err)
+	db.log.Error("commit failed", "error", err)
+	if db.onLost != nil {
+		db.onLost(err)
+	}
+}
+
+// lockForWrite returns with mu held and a write transaction open. wmu must be
+// held. It waits for other processes without holding mu.
+func (db *DB) lockForWrite() error {
+	db.mu.Lock()
+	if db.mu.closed {
+		db.mu.Unlock()
+		return errClosed
+	}
+	if db.mu.state == writing {
+		return nil
+	}
+	db.mu.Unlock()
+	err := whenNotBusy(context.Background(), func() error {
+		if unix.Flock(int(db.turn.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+			return errBusy
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	defer unix.Flock(int(db.turn.Fd()), unix.LOCK_UN)
+	return whenNotBusy(context.Background(), func() error {
+		db.mu.Lock()
+		err := db.beginWrite()
+		if err != nil {
+			db.mu.Unlock()
+		}
+		return err
+	})
+}
+
+var errClosed = errors.New("the store is closed")
+
+// beginWrite opens a write transaction. mu must be held.
+func (db *DB) beginWrite() error {
+	if db.mu.closed {
+		return errClosed
+	}
+	tx := &db.mu.tx
+	db.finish()
+	db.mu.gen = db.wake.load()
+	if err := tx.exec("BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	s := tx.Stmt("SELECT stamp, ino FROM clock WHERE id = 2")
+	if ok, err := s.Step(); err != nil || !ok {
+		_ = tx.exec("ROLLBACK")
+		return fmt.Errorf("%w: no clock: %v", ErrDamaged, err)
+	}
+	tx.stamp, tx.ino, tx.ticked = Stamp(s.ColumnInt64(0)), s.ColumnInt64(1), false
+	_ = s.Reset()
+	db.mu.state = writing
+	db.mu.direct = db.opts.CommitInterval < 0 || !db.roomy()
+	if !db.mu.direct {
+		db.mu.timer.Reset(db.opts.CommitInterval)
+	}
+	return nil
+}
+
+// roomy reports whether the disk has so much room that a commit will not fail
+// for want of it.
+func (db *DB) roomy() bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(int(db.wal.Fd()), &st) == nil && st.Bavail*uint64(st.Bsize) >= roomForBatches
+}
+
+// beginRead makes sure a transaction is open that is no older than what other
+// processes have committed. mu must be held.
+func (db *DB) beginRead() error {
+	if db.mu.closed {
+		return errClosed
+	}
+	if db.mu.state == writing {
+		return nil
+	}
+	gen := db.Generation()
+	if db.mu.state == reading {
+		if gen == db.mu.gen && db.wake != nil {
+			return nil
+		}
+		db.finish()
+	}
+	if err := db.mu.tx.exec("BEGIN"); err != nil {
+		return describe(err)
+	}
+	db.mu.state, db.mu.gen = reading, gen
+	if db.mu.timer != nil {
+		db.mu.timer.Reset(5 * time.Millisecond)
+	}
+	return nil
+}
+
+// finish ends the open transaction, committing what it wrote. mu must be held.
+func (db *DB) finish() error {
+	switch db.mu.state {
+	case writing:
+		return db.commit()
+	case reading:
+		db.mu.state = idle
+		return db.mu.tx.exec("COMMIT")
+	}
+	return nil
+}
+
+// endTx is the timer's function.
+func (db *DB) endTx() {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if !db.mu.closed {
+		_ = db.finish() // lose has told whoever needs to know
+	}
+}
+
+// commit commits the write transaction. mu must be held.
+func (db *DB) commit() error {
+	tx := &db.mu.tx
+	err := tx.saveClock()
+	if err == nil {
+		err = tx.exec("COMMIT")
+	}
+	if err != nil {
+		db.lose(err)
+		return err
+	}
+	db.mu.state = idle
+	db.mu.timer.Stop()
+	db.stats.commits.Add(1)
+	db.wake.bump()
+	return nil
+}
+
+func (tx *Tx) saveClock() error {
+	if !tx.ticked {
+		return nil
+	}
+	s := tx.Stmt("UPDATE clock SET stamp = ?, ino = ? WHERE id = 2")
+	s.BindInt64(1, int64(tx.stamp))
+	s.BindInt64(2, tx.ino)
+	_, err := s.Step()
+	_ = s.Reset()
+	return err
+}
+
+// Commit returns when every Write that returned before is committed: other
+// processes see it, and a crash of this process cannot undo it.
+func (db *DB) Commit() error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.mu.closed || db.mu.state != writing {
+		return nil
+	}
+	return describe(db.finish())
+}
+
+// Sync is Commit, and returns when the disk has it too: neither a crash of the
+// machine nor a power cut can undo it. It also reports, once, that changes
+// acknowledged since the last Sync were lost.
+func (db *DB) Sync() error {
+	if db.opts.ReadOnly {
+		return nil
+	}
+	if err := db.Commit(); err != nil {
+		return err
+	}
+	if p := db.lostErr.Swap(nil); p != nil {
+		return *p
+	}
+	return describe(db.syncing.do(func() error { return unix.Fdatasync(int(db.wal.Fd())) }))
+}
+
+// Barrier returns when everything that any process acknowledged before is
+// committed, so that the next Read or Snapshot sees it.
+func (db *DB) Barrier() error {
+	if db.opts.ReadOnly {
+		return nil
+	}
+	if err := db.Write(func(*Tx) error { return nil }); err != nil {
+		return err
+	}
+	return db.Commit()
+}
+
+// Snapshot runs f, which may be long, on a consistent committed state that
+// includes every Write that returned before. It holds nothing that others
+// need, but the WAL cannot be reset while it runs. f must not write.
+func (db *DB) Snapshot(f func(*Tx) error) error {
+	if err := db.Commit(); err != nil {
+		return err
+	}
+	var tx *Tx
+	select {
+	case tx = <-db.readers:
+	default:
+		conn, err := openConn(db.dir+"/"+fileName, true)
+		if err != nil {
+			return describe(err)
+		}
+		t := newTx(db, conn)
+		tx = &t
+	}
+	defer func() {
+		select {
+		case db.readers <- tx:
+		default:
+			tx.conn.Close()
+		}
+	}()
+	if err := tx.exec("BEGIN"); err != nil {
+		return describe(err)
+	}
+	defer tx.exec("COMMIT")
+	return describe(tx.run(f))
+}
