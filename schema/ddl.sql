@@ -157,6 +157,7 @@ CREATE TABLE event (                     -- the outbox; the path is (parent, nam
   node   INTEGER NOT NULL,
   bucket INTEGER NOT NULL,
   branch INTEGER NOT NULL,
+  origin INTEGER NOT NULL,               -- surface that made it; 0 none
   op     INTEGER NOT NULL,
   ino    INTEGER NOT NULL,
   parent INTEGER NOT NULL,

@@ -1,0 +1,18 @@
+// Package notify is the outbox of a store: every change is recorded as an
+// event in the transaction that makes it, so an event exists exactly when its
+// change does.
+//
+// Consumers read events in order of their sequence number from wherever they
+// stopped (Since), or follow them as they are committed (Watch). A consumer can
+// be in any process that has the store open; it is woken by schema.DB.Wait.
+// An event names the place of a change as (parent directory, name); its path at
+// that moment is what a view of the branch at the event's stamp gives, so that
+// the writer need not walk up the tree.
+//
+// Sequence numbers are dense within what is retained and never reused: the
+// newest event is always kept. A consumer that asks for events older than the
+// oldest one kept gets ErrFellBehind and must look at the state itself.
+//
+// All functions are safe for concurrent use; durability is that of the
+// transaction they are given.
+package notify
