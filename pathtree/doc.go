@@ -1,0 +1,3 @@
+// Package pathtree is the versioned tree of paths: buckets, branches, snapshots,
+// and what a view of them holds.
+package pathtree
