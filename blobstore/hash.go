@@ -3,11 +3,13 @@ package blobstore
 import (
 	"encoding/hex"
 	"fmt"
+	"syscall"
 
 	"github.com/zeebo/blake3"
 )
 
-// Hash is the BLAKE3-256 of a content. The zero Hash stands for empty content.
+// Hash is the BLAKE3-256 digest of a content. The zero Hash stands for empty
+// content.
 type Hash [32]byte
 
 // Sum returns the hash of p.
@@ -15,10 +17,14 @@ func Sum(p []byte) Hash {
 	if len(p) == 0 {
 		return Hash{}
 	}
-	return blake3.Sum256(p)
+	if len(p) <= GroupSize {
+		return blake3.Sum256(p)
+	}
+	return sumTree(p)
 }
 
-// HashOf returns the hash in a database column; nil gives the zero Hash.
+// HashOf returns the hash stored in a column of 32 bytes; NULL is the zero
+// Hash.
 func HashOf(b []byte) (h Hash) {
 	copy(h[:], b)
 	return h
@@ -27,15 +33,15 @@ func HashOf(b []byte) (h Hash) {
 // ParseHash is the inverse of String.
 func ParseHash(s string) (h Hash, err error) {
 	if len(s) != 2*len(h) {
-		return h, fmt.Errorf("hash %q: want %d hexadecimal digits", s, 2*len(h))
+		return h, fmt.Errorf("hash %q: want %d hexadecimal digits: %w", s, 2*len(h), syscall.EINVAL)
 	}
 	if _, err := hex.Decode(h[:], []byte(s)); err != nil {
-		return Hash{}, fmt.Errorf("hash %q: %w", s, err)
+		return Hash{}, fmt.Errorf("hash %q: %w: %w", s, err, syscall.EINVAL)
 	}
 	return h, nil
 }
 
-// String returns h in hexadecimal.
+// String returns 64 lower-case hexadecimal digits.
 func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 
 // IsZero reports whether h stands for empty content.
