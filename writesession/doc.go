@@ -1,0 +1,2 @@
+// Package writesession holds open files: what was changed and not published.
+package writesession
