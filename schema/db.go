@@ -18,12 +18,15 @@ import (
 )
 
 const (
-	fileName       = "alkfs.db"
-	cachePages     = 16384 // of 4 KiB, for the main connection
-	readerConns    = 4
-	roomForBatches = 256 << 20 // bytes free on the disk below which each Write commits before it returns
-	busyDeadline   = 30 * time.Second
+	fileName     = "alkfs.db"
+	cachePages   = 16384 // of 4 KiB, for the main connection
+	readerConns  = 4
+	busyDeadline = 30 * time.Second
 )
+
+// roomForBatches is how many bytes must be free on the disk for a Write to
+// return before its commit. A variable for tests.
+var roomForBatches uint64 = 256 << 20
 
 // Options configures Open; the zero value is ready for use.
 type Options struct {

@@ -35,19 +35,27 @@ func newTx(db *DB, conn *sqlite.Conn) Tx {
 // transaction's function returns. One query is one statement: do not start it
 // anew while iterating over its rows.
 func (tx *Tx) Stmt(query string) *sqlite.Stmt {
-	s := tx.stmts[query]
-	if s == nil {
-		var err error
-		if s, err = tx.conn.Prepare(query); err != nil {
-			// Not about data: the query is wrong, or the database is unreadable.
-			panic(stmtError{fmt.Errorf("prepare %q: %w", query, err)})
-		}
-		tx.stmts[query] = s
-	} else {
-		_ = s.Reset()
+	s, err := tx.prepare(query)
+	if err != nil {
+		// Not about data: the query is wrong, or the database is unreadable.
+		panic(stmtError{fmt.Errorf("prepare %q: %w", query, err)})
 	}
 	tx.used = append(tx.used, s)
 	return s
+}
+
+// prepare returns the statement for query, reset.
+func (tx *Tx) prepare(query string) (*sqlite.Stmt, error) {
+	s := tx.stmts[query]
+	if s != nil {
+		_ = s.Reset()
+		return s, nil
+	}
+	s, err := tx.conn.Prepare(query)
+	if err == nil {
+		tx.stmts[query] = s
+	}
+	return s, err
 }
 
 // stmtError carries a failed prepare out of a transaction's function.
@@ -96,15 +104,11 @@ func (tx *Tx) run(f func(*Tx) error) (err error) {
 }
 
 func (tx *Tx) exec(query string) error {
-	s := tx.stmts[query]
-	if s == nil {
-		var err error
-		if s, err = tx.conn.Prepare(query); err != nil {
-			return err
-		}
-		tx.stmts[query] = s
+	s, err := tx.prepare(query)
+	if err != nil {
+		return err
 	}
-	_, err := s.Step()
+	_, err = s.Step()
 	if e := s.Reset(); err == nil {
 		err = e
 	}
@@ -243,13 +247,10 @@ func (db *DB) beginWrite() error {
 	if err := tx.exec("BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
-	s := tx.Stmt("SELECT stamp, ino FROM clock WHERE id = 2")
-	if ok, err := s.Step(); err != nil || !ok {
+	if err := tx.loadClock(); err != nil {
 		_ = tx.exec("ROLLBACK")
-		return fmt.Errorf("%w: no clock: %v", ErrDamaged, err)
+		return err
 	}
-	tx.stamp, tx.ino, tx.ticked = Stamp(s.ColumnInt64(0)), s.ColumnInt64(1), false
-	_ = s.Reset()
 	db.mu.state = writing
 	db.mu.direct = db.opts.CommitInterval < 0 || !db.roomy()
 	if !db.mu.direct {
@@ -330,15 +331,31 @@ func (db *DB) commit() error {
 	return nil
 }
 
+func (tx *Tx) loadClock() error {
+	s, err := tx.prepare("SELECT stamp, ino FROM clock WHERE id = 2")
+	if err != nil {
+		return err
+	}
+	defer s.Reset()
+	if ok, err := s.Step(); err != nil || !ok {
+		return fmt.Errorf("%w: no clock: %v", ErrDamaged, err)
+	}
+	tx.stamp, tx.ino, tx.ticked = Stamp(s.ColumnInt64(0)), s.ColumnInt64(1), false
+	return nil
+}
+
 func (tx *Tx) saveClock() error {
 	if !tx.ticked {
 		return nil
 	}
-	s := tx.Stmt("UPDATE clock SET stamp = ?, ino = ? WHERE id = 2")
+	s, err := tx.prepare("UPDATE clock SET stamp = ?, ino = ? WHERE id = 2")
+	if err != nil {
+		return err
+	}
+	defer s.Reset()
 	s.BindInt64(1, int64(tx.stamp))
 	s.BindInt64(2, tx.ino)
-	_, err := s.Step()
-	_ = s.Reset()
+	_, err = s.Step()
 	return err
 }
 

@@ -136,10 +136,13 @@ func (db *DB) dataVersion() (v int64) {
 	if db.mu.closed {
 		return 0
 	}
-	s := db.mu.tx.Stmt("PRAGMA data_version")
+	s, err := db.mu.tx.prepare("PRAGMA data_version")
+	if err != nil {
+		return 0
+	}
+	defer s.Reset()
 	if ok, err := s.Step(); err == nil && ok {
 		v = s.ColumnInt64(0)
 	}
-	_ = s.Reset()
 	return v
 }

@@ -1,0 +1,193 @@
+package schema
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"zombiezen.com/go/sqlite/sqlitex"
+)
+
+// smallDisk mounts a file system of the given size and returns its directory.
+func smallDisk(t *testing.T, options string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := syscall.Mount("alkfs-test", dir, "tmpfs", 0, options); err != nil {
+		t.Fatalf("mount a small file system (needs root): %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// fill writes rows of 64 KiB until the store refuses one; it returns how many
+// it took and the error.
+func fill(db *DB) (n int64, err error) {
+	value := make([]byte, 64<<10)
+	for ; n < 1000; n++ {
+		err = db.Write(func(tx *Tx) error {
+			s := tx.Stmt("INSERT INTO blob (id, hash, size, data, synced, created) VALUES (?, ?, 0, ?, 1, 0)")
+			s.BindInt64(1, n+2)
+			s.BindBytes(2, []byte{byte(n), byte(n >> 8), 1})
+			s.BindBytes(3, value)
+			_, err := s.Step()
+			return err
+		})
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func rows(t *testing.T, db *DB) (n int64) {
+	t.Helper()
+	err := db.Read(func(tx *Tx) error {
+		s := tx.Stmt("SELECT count(*) FROM blob")
+		_, err := s.Step()
+		n = s.ColumnInt64(0)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestFullDiskIsTheWritersErrorAndLosesNothing(t *testing.T) {
+	dir := smallDisk(t, "size=8m")
+	ballast := filepath.Join(dir, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 3<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db := open(t, dir, Options{})
+	n, err := fill(db)
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("after %d rows: %v, want ENOSPC", n, err)
+	}
+	if got := rows(t, db); got != n {
+		t.Fatalf("%d rows, want the %d acknowledged", got, n)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Write(func(tx *Tx) error { return putCursor(tx, "a", 1) }); err != nil {
+		t.Fatalf("after making room: %v", err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := rows(t, open(t, dir, Options{})); got != n {
+		t.Fatalf("%d rows after reopening, want %d", got, n)
+	}
+}
+
+func TestLostBatchIsReportedByTheNextSync(t *testing.T) {
+	defer func(old uint64) { roomForBatches = old }(roomForBatches)
+	roomForBatches = 0
+	dir := smallDisk(t, "size=4m")
+	db := open(t, dir, Options{CommitInterval: 1 << 40})
+	var told error
+	db.OnLost(func(err error) { told = err })
+	n, err := fill(db)
+	if err == nil && n == 1000 {
+		t.Fatal("a disk of 4 MiB took 64 MiB")
+	}
+	_ = db.Commit()
+	if err := db.Sync(); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("Sync: %v, want ENOSPC", err)
+	}
+	if !errors.Is(told, syscall.ENOSPC) {
+		t.Fatalf("OnLost was told %v", told)
+	}
+	if err := db.Sync(); err != nil {
+		t.Fatalf("second Sync: %v, want the loss told once", err)
+	}
+	if got := rows(t, db); got != 0 {
+		t.Fatalf("%d rows of a lost batch", got)
+	}
+}
+
+// TestOlderFormatsOpen keeps every format that was ever released openable. The
+// next migration adds its number to the loop's range by itself.
+func TestOlderFormatsOpen(t *testing.T) {
+	for version := 1; version <= Format; version++ {
+		dir := t.TempDir()
+		path := filepath.Join(dir, fileName)
+		all := migrations
+		migrations = all[:version]
+		c, err := openConn(path, false)
+		if err == nil {
+			err = migrate(context.Background(), c, path)
+		}
+		migrations = all
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := sqlitex.ExecuteTransient(c, "INSERT INTO cursor (name, seq) VALUES ('kept', 42)", nil); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+
+		db := open(t, dir, Options{})
+		if got := cursor(t, db, "kept"); got != 42 {
+			t.Errorf("format %d: got %d, want 42", version, got)
+		}
+		backups, _ := filepath.Glob(path + ".format*.bak")
+		if want := version < Format; (len(backups) == 1) != want {
+			t.Errorf("format %d: backups %v, want one: %v", version, backups, want)
+		}
+	}
+}
+
+func TestReadOnlyStore(t *testing.T) {
+	dir := t.TempDir()
+	db := open(t, dir, Options{})
+	if err := db.Write(func(tx *Tx) error { return putCursor(tx, "a", 9) }); err != nil {
+		t.Fatal(err)
+	}
+	ro := open(t, dir, Options{ReadOnly: true})
+	if err := db.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if got := cursor(t, ro, "a"); got != 9 {
+		t.Fatalf("got %d, want 9", got)
+	}
+	if err := ro.Write(func(*Tx) error { return nil }); !errors.Is(err, ErrReadOnly) {
+		t.Fatalf("got %v, want ErrReadOnly", err)
+	}
+}
+
+func TestForeignFilesAreRefused(t *testing.T) {
+	for name, content := range map[string]string{
+		"no database": "this is a text file, long enough to be read as a header by SQLite, which it is not. " + string(make([]byte, 4096)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, fileName), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Open(context.Background(), dir, Options{}); !errors.Is(err, ErrNotAStore) {
+				t.Fatalf("got %v, want ErrNotAStore", err)
+			}
+		})
+	}
+	dir := t.TempDir()
+	c, err := openConn(filepath.Join(dir, fileName), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sqlitex.ExecScript(c, "CREATE TABLE other (x); PRAGMA user_version = 1"); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if _, err := Open(context.Background(), dir, Options{}); !errors.Is(err, ErrNotAStore) {
+		t.Fatalf("another application's database: got %v, want ErrNotAStore", err)
+	}
+}
