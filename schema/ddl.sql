@@ -54,11 +54,13 @@ CREATE TABLE merge (                     -- what was merged, so that the next me
   src       INTEGER NOT NULL REFERENCES branch,
   src_stamp INTEGER NOT NULL,
   dst       INTEGER NOT NULL REFERENCES branch,
+  dst_base  INTEGER NOT NULL,            -- dst just before: the merge's versions are in (dst_base, dst_stamp]
   dst_stamp INTEGER NOT NULL,
   message   TEXT NOT NULL DEFAULT '',
   created   INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX merge_by_pair ON merge (src, dst);
+CREATE INDEX merge_by_src ON merge (src, src_stamp);
+CREATE INDEX merge_by_dst ON merge (dst, dst_stamp);
 
 CREATE TABLE dentry (
   parent INTEGER NOT NULL,
