@@ -1,4 +1,5 @@
-// Package notify is the outbox of a store: every change is recorded as an
+// Package notify is the outbox of a store, with the queues, locks and schedules
+// that live in the same transactions. Every change is recorded as an
 // event in the transaction that makes it, so an event exists exactly when its
 // change does.
 //
@@ -12,6 +13,13 @@
 // Sequence numbers are dense within what is retained and never reused: the
 // newest event is always kept. A consumer that asks for events older than the
 // oldest one kept gets ErrFellBehind and must look at the state itself.
+//
+// Queue, Locks and Schedules are values without state of their own: what they
+// know is in the database, so any process may use them. Leases (a lock's time
+// to live, a claim's visibility timeout) are measured in the machine's boot-time
+// clock, which does not jump and is the same for every process; the lease of an
+// earlier boot has ended. Wall-clock leases, the usual choice, would hand one
+// lock to two holders when the clock is set forward.
 //
 // All functions are safe for concurrent use; durability is that of the
 // transaction they are given.

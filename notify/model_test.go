@@ -1,0 +1,287 @@
+package notify
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/alkdev/alkfs/schema"
+)
+
+// fakeClock moves only when told; its wall clock may also jump.
+type fakeClock struct {
+	boot int
+	mono int64
+	jump time.Duration
+}
+
+func (c *fakeClock) Now() time.Time        { return time.Unix(1e9, c.mono).Add(c.jump) }
+func (c *fakeClock) Boot() (string, int64) { return fmt.Sprint("boot", c.boot), c.mono }
+
+func write[T any](t interface{ Fatal(...any) }, db *schema.DB, f func(*schema.Tx) (T, error)) (v T, err error) {
+	var inner error
+	if e := db.Write(func(tx *schema.Tx) error { v, inner = f(tx); return nil }); e != nil {
+		t.Fatal(e)
+	}
+	return v, inner
+}
+
+func TestLocksAgainstModel(t *testing.T) {
+	dir := t.TempDir()
+	db := open(t, dir)
+	run := 0
+	rapid.Check(t, func(t *rapid.T) {
+		run++
+		clock := &fakeClock{}
+		locks := Locks{Clock: clock}
+		name := fmt.Sprint("lock", run)
+		var holder *Lock // by the model
+		var until, token int64
+		var stale []Lock
+		live := func() bool { return holder != nil && clock.mono < until }
+		t.Repeat(map[string]func(*rapid.T){
+			"acquire": func(t *rapid.T) {
+				ttl := rapid.Int64Range(1, 1e6).Draw(t, "ttl")
+				lock, err := write(t, db, func(tx *schema.Tx) (Lock, error) { return locks.Acquire(tx, name, "me", time.Duration(ttl)) })
+				if live() {
+					if !errors.Is(err, ErrHeld) {
+						t.Fatalf("acquired while held: %v", err)
+					}
+					return
+				}
+				if err != nil || lock.Token <= token {
+					t.Fatalf("token %d after %d: %v", lock.Token, token, err)
+				}
+				if holder != nil {
+					stale = append(stale, *holder)
+				}
+				holder, token, until = &lock, lock.Token, clock.mono+ttl
+			},
+			"renew": func(t *rapid.T) {
+				if holder == nil {
+					return
+				}
+				ttl := rapid.Int64Range(1, 1e6).Draw(t, "ttl")
+				_, err := write(t, db, func(tx *schema.Tx) (int, error) { return 0, locks.Renew(tx, *holder, time.Duration(ttl)) })
+				if live() != (err == nil) {
+					t.Fatalf("live %v, renew: %v", live(), err)
+				}
+				if err == nil {
+					until = clock.mono + ttl
+				}
+			},
+			"release": func(t *rapid.T) {
+				if holder == nil {
+					return
+				}
+				_, err := write(t, db, func(tx *schema.Tx) (int, error) { return 0, locks.Release(tx, *holder) })
+				if live() != (err == nil) {
+					t.Fatalf("live %v, release: %v", live(), err)
+				}
+				stale = append(stale, *holder)
+				holder = nil
+			},
+			"stale tokens are refused": func(t *rapid.T) {
+				for _, l := range stale {
+					if _, err := write(t, db, func(tx *schema.Tx) (int, error) { return 0, locks.Check(tx, l) }); !errors.Is(err, ErrLockLost) {
+						t.Fatalf("token %d still good: %v", l.Token, err)
+					}
+				}
+			},
+			"time passes":     func(t *rapid.T) { clock.mono += rapid.Int64Range(0, 1e6).Draw(t, "ns") },
+			"wall clock jump": func(t *rapid.T) { clock.jump = time.Duration(rapid.Int64Range(-1e18, 1e18).Draw(t, "jump")) },
+			"reboot":          func(t *rapid.T) { clock.boot++; clock.mono = 0; until = 0 },
+		})
+	})
+}
+
+func TestQueueAgainstModel(t *testing.T) {
+	db := open(t, t.TempDir())
+	run := 0
+	rapid.Check(t, func(t *rapid.T) {
+		run++
+		clock := &fakeClock{}
+		q := Queue{Name: fmt.Sprint("queue", run), MaxAttempts: 3, Backoff: 100, MaxBackoff: 1000, Clock: clock}
+		type claim struct {
+			job   Job
+			until int64
+		}
+		state := map[int64]State{} // by the model
+		held := map[int64]claim{}
+		var lost []Job
+		expire := func() {
+			for id, c := range held {
+				if c.until <= clock.mono {
+					lost = append(lost, c.job)
+					delete(held, id)
+				}
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"enqueue": func(t *rapid.T) {
+				id, err := write(t, db, func(tx *schema.Tx) (int64, error) {
+					return q.Enqueue(tx, []byte("x"), rapid.Int64Range(0, 3).Draw(t, "priority"), time.Duration(rapid.Int64Range(0, 500).Draw(t, "delay")))
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				state[id] = Ready
+			},
+			"claim": func(t *rapid.T) {
+				n := rapid.IntRange(1, 3).Draw(t, "n")
+				jobs, err := write(t, db, func(tx *schema.Tx) ([]Job, error) { return q.Claim(tx, "worker", n, 200) })
+				if err != nil || len(jobs) > n {
+					t.Fatal(len(jobs), err)
+				}
+				for i, j := range jobs {
+					if _, twice := held[j.ID]; twice {
+						t.Fatalf("job %d is with two workers", j.ID)
+					}
+					if j.Due.After(clock.Now()) || j.Attempts > q.MaxAttempts || state[j.ID] == Done {
+						t.Fatalf("job %+v must not be handed out", j)
+					}
+					if i > 0 && jobs[i-1].Priority < j.Priority {
+						t.Fatalf("priority %d before %d", jobs[i-1].Priority, j.Priority)
+					}
+					held[j.ID] = claim{j, clock.mono + 200}
+				}
+			},
+			"settle": func(t *rapid.T) {
+				for id, c := range held {
+					how := rapid.SampledFrom([]string{"ack", "fail", "heartbeat", "nothing"}).Draw(t, "how")
+					_, err := write(t, db, func(tx *schema.Tx) (int, error) {
+						switch how {
+						case "ack":
+							return 0, q.Ack(tx, c.job, nil)
+						case "fail":
+							return 0, q.Fail(tx, c.job, errors.New("no"))
+						case "heartbeat":
+							return 0, q.Heartbeat(tx, c.job, 300)
+						}
+						return 0, nil
+					})
+					if err != nil {
+						t.Fatal(how, err)
+					}
+					switch how {
+					case "ack":
+						state[id] = Done
+						delete(held, id)
+					case "fail":
+						lost = append(lost, c.job)
+						delete(held, id)
+					case "heartbeat":
+						held[id] = claim{c.job, clock.mono + 300}
+					}
+					return
+				}
+			},
+			"lost claims are refused": func(t *rapid.T) {
+				for _, j := range lost {
+					if _, err := write(t, db, func(tx *schema.Tx) (int, error) { return 0, q.Ack(tx, j, nil) }); !errors.Is(err, ErrClaimLost) {
+						t.Fatalf("job %d: %v", j.ID, err)
+					}
+				}
+			},
+			"retry the dead": func(t *rapid.T) {
+				dead, err := write(t, db, func(tx *schema.Tx) ([]Job, error) { return q.List(tx, Dead, 10) })
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, j := range dead {
+					if _, err := write(t, db, func(tx *schema.Tx) (int, error) { return 0, q.Retry(tx, j.ID) }); err != nil {
+						t.Fatal(err)
+					}
+				}
+			},
+			"time passes": func(t *rapid.T) { clock.mono += rapid.Int64Range(0, 400).Draw(t, "ns"); expire() },
+			"reboot": func(t *rapid.T) {
+				clock.boot++
+				clock.jump += time.Duration(clock.mono)
+				clock.mono = 0
+				for id, c := range held {
+					held[id] = claim{c.job, 0}
+				}
+				expire()
+			},
+			"": func(t *rapid.T) { // nothing is lost: every job is in exactly one state
+				n := 0
+				for s := Ready; s <= Dead; s++ {
+					jobs, err := write(t, db, func(tx *schema.Tx) ([]Job, error) { return q.List(tx, s, 1000) })
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, j := range jobs {
+						if (state[j.ID] == Done) != (j.State == Done) {
+							t.Fatalf("job %d is %v, the model says %v", j.ID, j.State, state[j.ID])
+						}
+					}
+					n += len(jobs)
+				}
+				if n != len(state) {
+					t.Fatalf("%d jobs, enqueued %d", n, len(state))
+				}
+			},
+		})
+	})
+}
+
+func TestSchedules(t *testing.T) {
+	db := open(t, t.TempDir())
+	clock := &fakeClock{}
+	s := Schedules{Clock: clock}
+	tick := func() int {
+		names, err := write(t, db, s.Tick)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(names)
+	}
+	set := func(spec string) error {
+		_, err := write(t, db, func(tx *schema.Tx) (int, error) { return 0, s.Set(tx, "gc", spec, "upkeep", []byte("gc")) })
+		return err
+	}
+	if err := set("not a spec"); err == nil {
+		t.Fatal("a bad spec was taken")
+	}
+	if err := set("@every 1m"); err != nil {
+		t.Fatal(err)
+	}
+	if n := tick(); n != 0 {
+		t.Fatal("ran before its time")
+	}
+	clock.mono += int64(10 * time.Minute)
+	if n := tick(); n != 1 {
+		t.Fatalf("ten missed runs gave %d, want 1", n)
+	}
+	if n := tick(); n != 0 {
+		t.Fatal("ran twice")
+	}
+	pause := func(p bool) {
+		if _, err := write(t, db, func(tx *schema.Tx) (int, error) { return 0, s.Pause(tx, "gc", p) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pause(true)
+	clock.mono += int64(time.Hour)
+	if n := tick(); n != 0 {
+		t.Fatal("ran while paused")
+	}
+	pause(false)
+	if n := tick(); n != 0 {
+		t.Fatal("a pause counts as a missed run")
+	}
+	clock.mono += int64(time.Minute)
+	if n := tick(); n != 1 {
+		t.Fatal("did not go on")
+	}
+	jobs, err := write(t, db, func(tx *schema.Tx) ([]Job, error) {
+		return Queue{Name: "upkeep", Clock: clock}.Claim(tx, "w", 10, time.Minute)
+	})
+	if err != nil || len(jobs) != 2 || string(jobs[0].Payload) != "gc" {
+		t.Fatal(jobs, err)
+	}
+}
