@@ -24,9 +24,10 @@ var mayImport = map[string][]string{
 	"pathtree":     {"schema", "notify", "blobstore"},
 	"writesession": {"schema", "notify", "blobstore", "pathtree"},
 	"fusefs":       {"schema", "notify", "blobstore", "pathtree", "writesession"},
-	"sftpsrv":      {"schema", "notify", "blobstore", "pathtree", "writesession"},
+	"access":       {"schema", "pathtree"},
+	"sftpsrv":      {"schema", "notify", "blobstore", "pathtree", "writesession", "access"},
 	"crdtsync":     {"schema", "notify", "blobstore", "pathtree"},
-	"":             {"schema", "notify", "blobstore", "pathtree", "writesession", "fusefs", "sftpsrv", "crdtsync"},
+	"":             {"schema", "notify", "blobstore", "pathtree", "writesession", "fusefs", "access", "sftpsrv", "crdtsync"},
 	"cmd":          {""},
 	"integration":  {"*"},
 }

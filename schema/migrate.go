@@ -25,8 +25,11 @@ var (
 //go:embed ddl.sql
 var ddl string
 
+//go:embed ddl2.sql
+var ddl2 string
+
 // migrations[i] brings format i to format i+1.
-var migrations = []string{ddl}
+var migrations = []string{ddl, ddl2}
 
 // Format is the database format this package writes.
 var Format = len(migrations)
