@@ -1,0 +1,225 @@
+package alkfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// What a store holds; see pathtree for the fields.
+type (
+	Bucket   = pathtree.Bucket
+	Branch   = pathtree.Branch
+	Snapshot = pathtree.Snapshot
+	Policy   = pathtree.Policy
+	Stamp    = schema.Stamp
+)
+
+// BranchOptions says where a new branch starts. The zero value forks the branch
+// main of the same bucket as it is now.
+type BranchOptions struct {
+	From string // branch to fork; default main
+	At   string // time or snapshot to fork at; default now
+	Live bool   // keep following From where the new branch has no version of its own
+}
+
+// Buckets returns all buckets by name.
+func (s *Store) Buckets() (list []Bucket, err error) {
+	err = s.db.Read(func(tx *schema.Tx) (err error) {
+		list, err = s.tree.Buckets(tx)
+		return err
+	})
+	return list, err
+}
+
+// CreateBucket makes a bucket with an empty branch main.
+func (s *Store) CreateBucket(name string) (b Bucket, err error) {
+	err = s.write(func(tx *schema.Tx) (err error) {
+		b, err = s.tree.CreateBucket(tx, name)
+		return named("bucket", name, err)
+	})
+	return b, err
+}
+
+// RemoveBucket removes a bucket with its branches and all their history.
+func (s *Store) RemoveBucket(name string) error {
+	return s.write(func(tx *schema.Tx) error { return named("bucket", name, s.tree.RemoveBucket(tx, name)) })
+}
+
+// SetPolicy replaces the policy of a bucket.
+func (s *Store) SetPolicy(bucket string, p Policy) error {
+	return s.write(func(tx *schema.Tx) error {
+		b, err := s.bucket(tx, bucket)
+		if err != nil {
+			return err
+		}
+		return s.tree.SetPolicy(tx, b.ID, p)
+	})
+}
+
+// Branches returns the branches of a bucket by name.
+func (s *Store) Branches(bucket string) (list []Branch, err error) {
+	err = s.db.Read(func(tx *schema.Tx) error {
+		b, err := s.bucket(tx, bucket)
+		if err == nil {
+			list, err = s.tree.Branches(tx, b.ID)
+		}
+		return err
+	})
+	return list, err
+}
+
+// CreateBranch makes a branch of bucket. It takes the same time whatever the
+// size of the tree.
+func (s *Store) CreateBranch(bucket, name string, o BranchOptions) (b Branch, err error) {
+	err = s.write(func(tx *schema.Tx) error {
+		from, at, err := s.resolve(tx, Spec{Bucket: bucket, Branch: o.From, At: o.At})
+		if err != nil {
+			return err
+		}
+		b, err = s.tree.CreateBranch(tx, from.Bucket, name, pathtree.Origin{Branch: from.ID, At: at, Live: o.Live})
+		return named("branch", name, err)
+	})
+	return b, err
+}
+
+// RenameBranch gives a branch another name. Mounts of it stay.
+func (s *Store) RenameBranch(bucket, name, to string) error {
+	return s.write(func(tx *schema.Tx) error {
+		b, _, err := s.resolve(tx, Spec{Bucket: bucket, Branch: name})
+		if err != nil {
+			return err
+		}
+		return named("branch", to, s.tree.RenameBranch(tx, b.ID, to))
+	})
+}
+
+// RemoveBranch removes a branch. Branches made from it keep what they see.
+func (s *Store) RemoveBranch(bucket, name string) error {
+	return s.write(func(tx *schema.Tx) error {
+		b, _, err := s.resolve(tx, Spec{Bucket: bucket, Branch: name})
+		if err != nil {
+			return err
+		}
+		return named("branch", name, s.tree.RemoveBranch(tx, b.ID))
+	})
+}
+
+// Snapshots returns the snapshots of a bucket by name.
+func (s *Store) Snapshots(bucket string) (list []Snapshot, err error) {
+	err = s.db.Read(func(tx *schema.Tx) error {
+		b, err := s.bucket(tx, bucket)
+		if err == nil {
+			list, err = s.tree.Snapshots(tx, b.ID)
+		}
+		return err
+	})
+	return list, err
+}
+
+// CreateSnapshot names the present state of the branch of spec.
+func (s *Store) CreateSnapshot(spec Spec, name, message string) (snap Snapshot, err error) {
+	err = s.write(func(tx *schema.Tx) error {
+		b, _, err := s.resolve(tx, Spec{Bucket: spec.Bucket, Branch: spec.Branch})
+		if err != nil {
+			return err
+		}
+		snap, err = s.tree.CreateSnapshot(tx, b.ID, name, message)
+		return named("snapshot", name, err)
+	})
+	return snap, err
+}
+
+// RemoveSnapshot forgets a snapshot of bucket.
+func (s *Store) RemoveSnapshot(bucket, name string) error {
+	return s.write(func(tx *schema.Tx) error {
+		b, err := s.bucket(tx, bucket)
+		if err != nil {
+			return err
+		}
+		snap, err := s.tree.Snapshot(tx, b.ID, name)
+		if err != nil {
+			return named("snapshot", name, err)
+		}
+		return s.tree.RemoveSnapshot(tx, snap.ID)
+	})
+}
+
+// write runs f in a transaction that other processes see when write returns.
+func (s *Store) write(f func(tx *schema.Tx) error) error {
+	if err := s.db.Write(f); err != nil {
+		return err
+	}
+	return s.db.Commit()
+}
+
+func (s *Store) bucket(tx *schema.Tx, name string) (Bucket, error) {
+	if name == "" {
+		name = DefaultBucket
+	}
+	b, err := s.tree.Bucket(tx, name)
+	return b, named("bucket", name, err)
+}
+
+// resolve finds the branch of spec and the bound that spec.At sets, 0 without
+// one. A snapshot stands for its own branch when spec names none.
+func (s *Store) resolve(tx *schema.Tx, spec Spec) (Branch, Stamp, error) {
+	b, err := s.bucket(tx, spec.Bucket)
+	if err != nil {
+		return Branch{}, 0, err
+	}
+	if spec.At != "" {
+		snap, err := s.tree.Snapshot(tx, b.ID, spec.At)
+		if err == nil {
+			return s.resolveSnapshot(tx, spec, snap)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return Branch{}, 0, err
+		}
+	}
+	name := spec.withDefaults().Branch
+	br, err := s.tree.Branch(tx, b.ID, name)
+	if err != nil || spec.At == "" {
+		return br, 0, named("branch", b.Name+"/"+name, err)
+	}
+	t, err := ParseTime(spec.At, time.Now())
+	if err != nil {
+		return br, 0, fmt.Errorf("bucket %s has no snapshot of that name, and as a %w", b.Name, err)
+	}
+	return br, schema.StampAt(t), nil
+}
+
+func (s *Store) resolveSnapshot(tx *schema.Tx, spec Spec, snap Snapshot) (Branch, Stamp, error) {
+	br, err := s.tree.BranchByID(tx, snap.Branch)
+	if err == nil && spec.Branch != "" && br.Name != spec.Branch {
+		err = fmt.Errorf("snapshot %q is of branch %s, not of %s: %w", snap.Name, br.Name, spec.Branch, ErrBadSpec)
+	}
+	return br, snap.Stamp, err
+}
+
+// named adds what kind of thing an error is about; nil stays nil.
+func named(kind, name string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("there is no %s %q: %w", kind, name, bare(err))
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("%s %q: %w", kind, name, bare(err))
+	}
+	return fmt.Errorf("%s %q: %w", kind, name, err)
+}
+
+// bare strips the operation and path that pathtree put on err.
+func bare(err error) error {
+	var e *pathtree.Error
+	for errors.As(err, &e) && e.Err != nil {
+		err = e.Err
+		e = nil
+	}
+	return err
+}
