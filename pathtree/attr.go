@@ -3,7 +3,10 @@ package pathtree
 import (
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/notify"
 	"github.com/alkdev/alkfs/schema"
 )
 
@@ -14,9 +17,40 @@ type SetAttr struct {
 	Atime, Mtime, Ctime *int64 // ns since 1970; a nil Ctime means now
 }
 
-// SetAttr sets attributes.
+// SetAttr sets attributes. It does not clear suid and sgid by itself.
 func (v *View) SetAttr(tx *schema.Tx, ino Ino, a SetAttr) (Inode, error) {
-	return Inode{}, syscall.EIO
+	in, err := v.setAttr(tx, ino, a)
+	return in, failIno("setattr", ino, err)
+}
+
+func (v *View) setAttr(tx *schema.Tx, ino Ino, a SetAttr) (Inode, error) {
+	c, err := v.begin(tx)
+	if err != nil {
+		return Inode{}, err
+	}
+	r, err := v.inode(tx, ino)
+	if err != nil {
+		return Inode{}, err
+	}
+	if a.Mode != nil {
+		r.Mode = r.Mode&unix.S_IFMT | *a.Mode&0o7777
+	}
+	set(&r.UID, a.UID)
+	set(&r.GID, a.GID)
+	set(&r.Atime, a.Atime)
+	set(&r.Mtime, a.Mtime)
+	r.Ctime = c.now
+	set(&r.Ctime, a.Ctime)
+	if err := c.setInode(&r, groupAttrs); err != nil {
+		return Inode{}, err
+	}
+	return r.Inode, c.event(notify.Event{Op: notify.OpAttr, Ino: uint64(ino), Size: r.Size})
+}
+
+func set[T any](dst, src *T) {
+	if src != nil {
+		*dst = *src
+	}
 }
 
 // Content is new content of a regular file, already in the blob store.
@@ -28,7 +62,55 @@ type Content struct {
 	Session    int64 // write session that published it, for the event; 0 none
 }
 
-// SetContent publishes content. Equal content is a change of mtime only.
-func (v *View) SetContent(tx *schema.Tx, ino Ino, c Content) (Inode, error) {
-	return Inode{}, syscall.EIO
+// SetContent publishes content. What is not a regular file is refused with
+// EISDIR or EINVAL. Content equal to the present one changes the times only.
+func (v *View) SetContent(tx *schema.Tx, ino Ino, n Content) (Inode, error) {
+	in, err := v.setContent(tx, ino, n)
+	return in, failIno("set content of", ino, err)
+}
+
+func (v *View) setContent(tx *schema.Tx, ino Ino, n Content) (Inode, error) {
+	c, err := v.begin(tx)
+	if err != nil {
+		return Inode{}, err
+	}
+	r, err := v.inode(tx, ino)
+	switch {
+	case err != nil:
+		return Inode{}, err
+	case r.IsDir():
+		return Inode{}, syscall.EISDIR
+	case !r.IsRegular():
+		return Inode{}, syscall.EINVAL
+	}
+	e := notify.Event{Op: notify.OpContent, Ino: uint64(ino), Size: n.Size, Ref: n.Session}
+	if old := r.Hash; old == n.Hash && r.Size == n.Size {
+		e.Op, e.Ref = notify.OpAttr, 0
+	} else {
+		e.Old, e.New = hashBytes(old), hashBytes(n.Hash)
+	}
+	groups := groupContent
+	r.Hash, r.Size, r.Mtime, r.Ctime = n.Hash, n.Size, c.now, c.now
+	if n.Mtime != 0 {
+		r.Mtime = n.Mtime
+	}
+	if n.ClearSetID {
+		if mode := withoutSetID(r.Mode); mode != r.Mode {
+			r.Mode = mode
+			groups |= groupAttrs
+		}
+	}
+	if err := c.setInode(&r, groups); err != nil {
+		return Inode{}, err
+	}
+	return r.Inode, c.event(e)
+}
+
+// withoutSetID clears suid, and sgid unless it marks mandatory locking.
+func withoutSetID(mode uint32) uint32 {
+	mode &^= unix.S_ISUID
+	if mode&unix.S_IXGRP != 0 {
+		mode &^= unix.S_ISGID
+	}
+	return mode
 }

@@ -3,16 +3,84 @@ package pathtree
 import (
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/alkdev/alkfs/notify"
 	"github.com/alkdev/alkfs/schema"
 )
 
-// Unlink removes a name of something that is no directory and returns the
-// inode as it is then; Nlink 0 means that this was its last name.
+// Unlink removes a name of something that is no directory (EISDIR) and returns
+// the inode as it is then; Nlink 0 means that this was its last name. The inode
+// itself stays readable and can be changed until it is pruned.
 func (v *View) Unlink(tx *schema.Tx, parent Ino, name string) (Inode, error) {
-	return Inode{}, syscall.EIO
+	in, err := v.remove(tx, parent, name, false)
+	return in, fail("unlink", name, err)
 }
 
 // Rmdir removes an empty directory and returns it as it is then.
 func (v *View) Rmdir(tx *schema.Tx, parent Ino, name string) (Inode, error) {
-	return Inode{}, syscall.EIO
+	in, err := v.remove(tx, parent, name, true)
+	return in, fail("rmdir", name, err)
+}
+
+func (v *View) remove(tx *schema.Tx, parent Ino, name string, wantDir bool) (Inode, error) {
+	if err := checkName(name); err != nil {
+		return Inode{}, err
+	}
+	c, err := v.begin(tx)
+	if err != nil {
+		return Inode{}, err
+	}
+	cur, err := v.entry(tx, parent, name)
+	if err != nil {
+		return Inode{}, err
+	}
+	isDir := cur.kind == unix.S_IFDIR
+	switch {
+	case wantDir && !isDir:
+		return Inode{}, syscall.ENOTDIR
+	case !wantDir && isDir:
+		return Inode{}, syscall.EISDIR
+	}
+	dir, err := v.dir(tx, parent)
+	if err != nil {
+		return Inode{}, err
+	}
+	r, err := v.inode(tx, cur.ino)
+	if err != nil {
+		return Inode{}, err
+	}
+	links := 0
+	if isDir {
+		links = -1
+	}
+	if err := c.dropName(&r); err != nil {
+		return Inode{}, err
+	}
+	if err := c.setDentry(parent, name, cur, true, 0, 0); err != nil {
+		return Inode{}, err
+	}
+	if err := c.touchDir(&dir, links); err != nil {
+		return Inode{}, err
+	}
+	return r.Inode, c.event(notify.Event{
+		Op: notify.OpRemove, Ino: uint64(r.Ino), Parent: uint64(parent), Name: []byte(name),
+		Old: hashBytes(r.Hash), Size: r.Size,
+	})
+}
+
+// dropName takes a name from r; a directory must be empty and has no other.
+func (c *change) dropName(r *inodeRow) error {
+	links := -1
+	if r.IsDir() {
+		empty, err := c.v.isEmpty(c.tx, r.Ino)
+		if err != nil {
+			return err
+		}
+		if !empty {
+			return syscall.ENOTEMPTY
+		}
+		links = -int(r.Nlink)
+	}
+	return c.relink(r, links)
 }

@@ -1,7 +1,7 @@
 package pathtree
 
 import (
-	"syscall"
+	"sync/atomic"
 
 	"github.com/alkdev/alkfs/schema"
 )
@@ -9,7 +9,8 @@ import (
 // Tree is the path tree of a store. Safe for concurrent use; each method works
 // in the transaction it is given.
 type Tree struct {
-	db *schema.DB
+	db  *schema.DB
+	tag atomic.Uint64 // of this node in inode numbers, with tagKnown; 0: not read yet
 }
 
 // New returns the tree of db.
@@ -18,9 +19,20 @@ func New(db *schema.DB) *Tree { return &Tree{db: db} }
 // Stats are counts of what the store holds.
 type Stats struct {
 	Buckets, Branches, Snapshots int64
-	Inodes                       int64 // distinct inode numbers in use, about
+	Inodes                       int64 // made so far by this node, about
 	Bytes                        int64 // of all blobs
 }
 
-// Stats counts. Inodes comes from the counter and so includes removed files.
-func (t *Tree) Stats(tx *schema.Tx) (Stats, error) { return Stats{}, syscall.EIO }
+// Stats counts, in time that does not depend on the number of files but for
+// Bytes, which reads the table of blobs.
+func (t *Tree) Stats(tx *schema.Tx) (Stats, error) {
+	s := tx.Stmt(`SELECT (SELECT count(*) FROM bucket), (SELECT count(*) FROM branch WHERE deleted IS NULL),
+		(SELECT count(*) FROM snapshot), (SELECT ino FROM clock), (SELECT coalesce(sum(size), 0) FROM blob)`)
+	if _, err := s.Step(); err != nil {
+		return Stats{}, err
+	}
+	return Stats{
+		Buckets: s.ColumnInt64(0), Branches: s.ColumnInt64(1), Snapshots: s.ColumnInt64(2),
+		Inodes: s.ColumnInt64(3), Bytes: s.ColumnInt64(4),
+	}, nil
+}

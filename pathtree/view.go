@@ -1,23 +1,51 @@
 package pathtree
 
 import (
+	"errors"
 	"syscall"
 
 	"github.com/alkdev/alkfs/schema"
 )
 
-// View is a branch at a bound: what a reader sees. Safe for concurrent use.
+// View is a branch at a bound: what a reader sees. It is immutable and safe for
+// concurrent use.
 type View struct {
 	tree   *Tree
 	bucket Bucket
 	branch Branch
-	at     schema.Stamp
+	at     schema.Stamp // 0: the head
+	chain  chain
+	live   bool // some element of chain is not bounded by a fork
 	origin int64
 }
 
 // View opens a branch: at 0 its head, writable; otherwise as of at, read-only.
+// What a view of the last second shows may still change (a change within a
+// second of the last overwrites it) unless a fork or a snapshot was made there.
 func (t *Tree) View(tx *schema.Tx, branch int64, at schema.Stamp) (*View, error) {
-	return nil, syscall.EIO
+	b, err := t.BranchByID(tx, branch)
+	if err != nil {
+		return nil, err
+	}
+	bucket, err := t.bucketByID(tx, b.Bucket)
+	if err != nil {
+		return nil, err
+	}
+	bound := at
+	if at == 0 {
+		bound = schema.MaxStamp
+	}
+	ch, err := loadChain(tx, branch, bound)
+	if err != nil {
+		return nil, fail("view", b.Name, err)
+	}
+	v := &View{tree: t, bucket: bucket, branch: b, at: at, chain: ch, live: ch.hasLive()}
+	if _, err := v.dir(tx, v.Root()); errors.Is(err, syscall.ENOENT) {
+		return nil, fail("view", b.Name, syscall.ENOENT) // as of a time before the bucket was made
+	} else if err != nil {
+		return nil, fail("view", b.Name, err)
+	}
+	return v, nil
 }
 
 // WithOrigin returns the view with the events of its changes marked as made by

@@ -1,0 +1,142 @@
+package pathtree
+
+import (
+	"syscall"
+	"time"
+
+	"github.com/alkdev/alkfs/notify"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// coalesce is how long a version may be overwritten in place by its own branch
+// and node, so long as no fork, snapshot or merge can see it: making, writing
+// and touching a file leaves one row, not four. History is this coarse.
+const coalesce = 1000 // ms
+
+// change is one operation on the head of a branch: all it writes has one stamp.
+type change struct {
+	v      *View
+	tx     *schema.Tx
+	at     version      // place of new rows
+	sealed schema.Stamp // greatest stamp that somebody else can see
+	now    int64        // ns since 1970
+}
+
+// begin starts a change: EROFS on a view of the past, ESTALE when the branch
+// has been removed.
+func (v *View) begin(tx *schema.Tx) (c change, err error) {
+	if v.at != 0 {
+		return c, syscall.EROFS
+	}
+	s := tx.Stmt(`SELECT sealed FROM branch WHERE id = ? AND deleted IS NULL`)
+	s.BindInt64(1, v.branch.ID)
+	ok, err := s.Step()
+	if err != nil {
+		return c, err
+	}
+	if !ok {
+		return c, syscall.ESTALE
+	}
+	return change{
+		v: v, tx: tx, sealed: schema.Stamp(s.ColumnInt64(0)), now: time.Now().UnixNano(),
+		at: version{v.branch.ID, tx.NextStamp(), schema.LocalNode},
+	}, nil
+}
+
+// owns reports whether the version at o may be overwritten in place.
+func (c *change) owns(o version) bool {
+	return o.branch == c.at.branch && o.node == c.at.node && o.stamp > c.sealed &&
+		c.at.stamp>>16-o.stamp>>16 < coalesce
+}
+
+// setDentry makes (parent, name) name ino, or nothing when ino is 0. cur is the
+// version seen now, if found.
+func (c *change) setDentry(parent Ino, name string, cur dentryRow, found bool, ino Ino, kind uint32) error {
+	if !found || !c.owns(cur.version) {
+		if ino == 0 && (!found || cur.ino == 0) {
+			return nil
+		}
+		return insertDentry(c.tx, parent, name, c.at, ino, kind)
+	}
+	if ino == 0 {
+		older, ok, err := findDentry(c.tx, c.below(cur.version), parent, name)
+		if err != nil {
+			return err
+		}
+		if !ok || older.ino == 0 {
+			return deleteDentry(c.tx, parent, name, cur.version)
+		}
+	}
+	return replaceDentry(c.tx, parent, name, cur.version, c.at.stamp, ino, kind)
+}
+
+// below returns the chain of what was visible before the version o, which is
+// of the view's own branch.
+func (c *change) below(o version) chain {
+	ch := make(chain, len(c.v.chain))
+	copy(ch, c.v.chain)
+	ch[0].bound = o.stamp - 1
+	return ch
+}
+
+// addInode writes the first version of a new inode.
+func (c *change) addInode(in *Inode) error {
+	in.Branch, in.Stamp = c.at.branch, c.at.stamp
+	return insertInode(c.tx, &inodeRow{Inode: *in, node: c.at.node, groups: groupAll})
+}
+
+// setInode writes r, of which the given groups have changed. A version
+// overwritten in place keeps its stamp: that spares the indexes, and what a
+// time between the two sees is the later state rather than nothing.
+func (c *change) setInode(r *inodeRow, groups int) error {
+	if c.owns(r.version()) {
+		r.groups |= groups
+		return updateInode(c.tx, r, groups&groupContent != 0 && r.IsRegular())
+	}
+	r.groups = groups
+	r.Branch, r.Stamp, r.node = c.at.branch, c.at.stamp, c.at.node
+	return insertInode(c.tx, r)
+}
+
+// touchDir records that a directory's entries changed; links is what that
+// adds to its nlink.
+func (c *change) touchDir(dir *inodeRow, links int) error {
+	dir.Mtime, dir.Ctime = c.now, c.now
+	groups := groupContent
+	if links != 0 {
+		dir.Nlink = uint32(int(dir.Nlink) + links)
+		groups |= groupLinks
+	}
+	return c.setInode(dir, groups)
+}
+
+// relink changes the number of names of r.
+func (c *change) relink(r *inodeRow, links int) error {
+	r.Nlink = uint32(max(0, int(r.Nlink)+links))
+	r.Ctime = c.now
+	return c.setInode(r, groupLinks)
+}
+
+// setXattr sets an attribute, or removes it when value is nil.
+func (c *change) setXattr(ino Ino, name string, cur xattrRow, found bool, value []byte) error {
+	if !found || !c.owns(cur.version) {
+		return putXattr(c.tx, ino, name, c.at, value)
+	}
+	if value == nil {
+		older, ok, err := findXattr(c.tx, c.below(cur.version), ino, name)
+		if err != nil {
+			return err
+		}
+		if !ok || !older.set {
+			return deleteXattr(c.tx, ino, name, cur.version)
+		}
+	}
+	return putXattr(c.tx, ino, name, cur.version, value)
+}
+
+// event records e, of which the caller gives Op and what that needs.
+func (c *change) event(e notify.Event) error {
+	e.Stamp, e.Node = c.at.stamp, c.at.node
+	e.Bucket, e.Branch, e.Origin = c.v.bucket.ID, c.v.branch.ID, c.v.origin
+	return notify.Append(c.tx, &e)
+}
