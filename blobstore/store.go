@@ -1,11 +1,17 @@
 package blobstore
 
 import (
+	"container/list"
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
-	"io"
+	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/alkdev/alkfs/schema"
@@ -22,109 +28,113 @@ type Options struct {
 	SyncAfter time.Duration
 }
 
+// Store is one process's access to the blobs of a store directory.
 type Store struct {
-	dir  string
-	db   *schema.DB
-	opts Options
+	dir   string
+	db    *schema.DB
+	opts  Options
+	log   *slog.Logger
+	fs    fsOps
+	owner string // of the leases that Seal takes
+
+	// mu is never held during I/O, and db may be used under no lock of this
+	// package.
+	mu struct {
+		sync.Mutex
+		files    map[Hash]*blobFile // open ones, idle ones included
+		idle     list.List          // of *blobFile without handles, latest first
+		sealed   map[Hash]*sealed   // by Seal, not yet in a row
+		suspects map[Hash]bool      // found damaged by reads of this process
+	}
+	hashing  chan hashTask
+	newFiles syncQueue
+	suspect  chan Hash
+	counts   struct{ verified, hashed atomic.Int64 }
+
+	stop context.CancelFunc
+	wg   sync.WaitGroup
 }
 
-var errTODO = errors.New("not done yet")
+// sealed is a content between Seal and AddFile.
+type sealed struct {
+	n     int
+	fresh bool // the file is new, whatever a row says of an earlier one
+}
 
+const (
+	stateGood = iota
+	stateQuarantined
+	stateSuspect
+)
+
+// Open opens the blobs in the store directory dir, making what is not there.
+// Whoever opens a store calls VerifyUnsynced before using it.
 func Open(ctx context.Context, dir string, db *schema.DB, o Options) (*Store, error) {
-	return nil, errTODO
-}
-func (s *Store) Close() error                                            { return nil }
-func (s *Store) PutInline(tx *schema.Tx, p []byte) (Hash, error)         { return Hash{}, errTODO }
-func (s *Store) Inline(tx *schema.Tx, h Hash) ([]byte, bool, error)      { return nil, false, errTODO }
-func (s *Store) Open(h Hash, size int64) (*Blob, error)                  { return nil, errTODO }
-func (s *Store) OpenTx(tx *schema.Tx, h Hash, size int64) (*Blob, error) { return nil, errTODO }
-func (s *Store) AddFile(tx *schema.Tx, h Hash, size int64) error         { return errTODO }
-func (s *Store) Has(tx *schema.Tx, h Hash) (bool, error)                 { return false, errTODO }
-func (s *Store) Sync(ctx context.Context, h Hash) error                  { return errTODO }
-func (s *Store) VerifyUnsynced(ctx context.Context) (bad []Hash, err error) {
-	return nil, errTODO
+	return open(ctx, dir, db, o, osFS{})
 }
 
-// Lease keeps h from collection until the time given, for owner, who may renew
-// it. Unlease ends it.
-func (s *Store) Lease(tx *schema.Tx, h Hash, owner string, until time.Time) error { return errTODO }
-func (s *Store) Unlease(tx *schema.Tx, h Hash, owner string) error                { return errTODO }
-
-type Blob struct{}
-
-func (b *Blob) ReadAt(p []byte, off int64) (int, error) { return 0, errTODO }
-func (b *Blob) Hash() Hash                              { return Hash{} }
-func (b *Blob) Size() int64                             { return 0 }
-func (b *Blob) File() *os.File                          { return nil }
-func (b *Blob) Close() error                            { return nil }
-
-type Staging struct{}
-
-func (s *Store) NewStaging() (*Staging, error)               { return nil, errTODO }
-func (s *Store) OpenStaging(name string) (*Staging, error)   { return nil, errTODO }
-func (st *Staging) Name() string                             { return "" }
-func (st *Staging) WriteAt(p []byte, off int64) (int, error) { return 0, errTODO }
-func (st *Staging) ReadAt(p []byte, off int64) (int, error)  { return 0, errTODO }
-func (st *Staging) CopyFrom(b *Blob, off, n int64) error     { return errTODO }
-func (st *Staging) CopyRange(src io.ReaderAt, srcFile *os.File, srcOff, dstOff, n int64) (int64, error) {
-	return 0, errTODO
-}
-func (st *Staging) Punch(off, n int64) error  { return errTODO }
-func (st *Staging) Truncate(size int64) error { return errTODO }
-func (st *Staging) Sync() error               { return errTODO }
-func (st *Staging) File() *os.File            { return nil }
-func (st *Staging) Discard() error            { return errTODO }
-func (st *Staging) Seal(ctx context.Context, size int64) (Hash, error) {
-	return Hash{}, errTODO
-}
-
-// GCOptions configures GC.
-type GCOptions struct {
-	DryRun bool // report only
-	// Grace is how long a blob nobody refers to, or a stray file, is kept
-	// after it was made. Default 10 minutes; negative: none.
-	Grace    time.Duration
-	Progress func(done, total int64) // blobs; may be nil
+func open(ctx context.Context, dir string, db *schema.DB, o Options, ops fsOps) (*Store, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.SyncAfter == 0 {
+		o.SyncAfter = 2 * time.Second
+	}
+	s := &Store{
+		dir: dir, db: db, opts: o, log: o.Logger, fs: ops, owner: "seal-" + randomName(),
+		hashing: make(chan hashTask, 64), suspect: make(chan Hash, 16),
+	}
+	s.mu.files = make(map[Hash]*blobFile)
+	s.mu.sealed = make(map[Hash]*sealed)
+	s.mu.suspects = make(map[Hash]bool)
+	if db.ReadOnly() {
+		return s, nil
+	}
+	for _, name := range []string{"blobs", "staging", "quarantine"} {
+		if err := s.fs.mkdir(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, fmt.Errorf("open blobs: %w", err)
+		}
+	}
+	if err := s.fs.syncDir(dir); err != nil {
+		return nil, fmt.Errorf("open blobs: %w", err)
+	}
+	bg, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = cancel
+	for range hashWorkers {
+		s.wg.Go(func() { s.hashLoop(bg) })
+	}
+	s.wg.Go(func() { s.syncLoop(bg) })
+	s.wg.Go(func() { s.suspectLoop(bg) })
+	return s, nil
 }
 
-// GCReport says what GC removed, or would have. Bytes are of content.
-type GCReport struct {
-	Blobs, Bytes          int64 // blobs nobody refers to
-	Strays, StrayBytes    int64 // files without a row
-	Staging, StagingBytes int64 // files of dead owners
+// Close ends the background work, after a last sync of new blobs. Handles must
+// be closed before.
+func (s *Store) Close() error {
+	if s.stop != nil {
+		s.stop()
+		s.wg.Wait()
+	}
+	var err error
+	if !s.db.ReadOnly() && s.opts.SyncAfter > 0 {
+		err = s.flushNew(context.Background())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for h, f := range s.mu.files {
+		f.close()
+		delete(s.mu.files, h)
+	}
+	s.mu.idle.Init()
+	return err
 }
 
-// CheckOptions configures Check.
-type CheckOptions struct {
-	Deep     bool                    // hash all content again
-	Progress func(done, total int64) // bytes when Deep, else blobs; may be nil
+func randomName() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
 }
 
-// CheckReport says what Check found.
-type CheckReport struct {
-	Blobs, Bytes int64
-	Missing      []Hash // rows without content
-	Damaged      []Hash // content that is not what its hash says; now in quarantine/
-	Quarantined  []Hash // found damaged earlier, and still not replaced
-	Rebuilt      []Hash // blobs whose outboard was made anew
-	Strays       int64  // files without a row; GC removes them
-}
-
-// Stats describes a store.
-type Stats struct {
-	Inline, InlineBytes int64 // blobs kept in their rows
-	Files, FileBytes    int64 // blobs kept as files
-	Unsynced            int64 // files not known to be on the disk yet
-	Quarantined         int64
-	Versions            int64 // inode versions with content
-	VersionBytes        int64 // what they would take without sharing
-	OpenBlobs           int64 // file blobs this process has open
-	GroupsVerified      int64 // groups hashed by reads since Open
-	GroupsHashed        int64 // groups hashed by writes since Open
-}
-
-func (s *Store) GC(ctx context.Context, o GCOptions) (GCReport, error) { return GCReport{}, errTODO }
-func (s *Store) Check(ctx context.Context, o CheckOptions) (CheckReport, error) {
-	return CheckReport{}, errTODO
-}
-func (s *Store) Stats() Stats { return Stats{} }
+// now returns nanoseconds since 1970, for blob.created, which also tells apart
+// two lives of a row.
+func now() int64 { return time.Now().UnixNano() }

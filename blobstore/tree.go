@@ -24,8 +24,7 @@ const parentSize = 64
 // groupCount returns the number of groups of a content of size bytes.
 func groupCount(size int64) int64 { return (size + GroupSize - 1) / GroupSize }
 
-// groupNode hashes group i, whose bytes are p. buf is what p is a prefix of
-// when that has room for a whole group, which saves a copy.
+// groupNode hashes group i, whose bytes are p.
 func groupNode(p []byte, i int64) guts.Node {
 	chunk := uint64(i) * (GroupSize / guts.ChunkSize)
 	if len(p) == GroupSize {
@@ -40,18 +39,18 @@ func groupNode(p []byte, i int64) guts.Node {
 // than one.
 func groupCV(p []byte, i int64) cv { return guts.ChainingValue(groupNode(p, i)) }
 
-func parentCV(left, right *cv) cv {
-	return guts.ChainingValue(guts.ParentNode(*left, *right, &guts.IV, 0))
-}
-
-func rootHash(left, right *cv) Hash {
-	c := guts.ChainingValue(guts.ParentNode(*left, *right, &guts.IV, guts.FlagRoot))
-	return cvHash(&c)
+func parentCV(left, right *cv, flags uint32) cv {
+	return guts.ChainingValue(guts.ParentNode(*left, *right, &guts.IV, flags))
 }
 
 // cvHash returns the bytes of c. As everywhere in this package, the machine is
 // taken to be little-endian where guts takes it to be.
 func cvHash(c *cv) Hash { return *(*Hash)(unsafe.Pointer(c)) }
+
+func hashCV(h Hash) (c cv) {
+	copy((*Hash)(unsafe.Pointer(&c))[:], h[:])
+	return c
+}
 
 // leftGroups returns how many of n > 1 groups are below the left child: the
 // greatest power of two less than n.
@@ -89,19 +88,20 @@ func sumTree(p []byte) Hash {
 	return foldRoot(cvs)
 }
 
-// foldRoot folds the chaining values of two or more groups, in place, to the
-// root hash.
+// foldRoot folds the chaining values of two or more groups to the hash.
 func foldRoot(cvs []cv) Hash {
-	mid := leftGroups(int64(len(cvs)))
-	left, right := fold(cvs[:mid]), fold(cvs[mid:])
-	return rootHash(&left, &right)
+	c := foldOut(cvs, nil, guts.FlagRoot)
+	return cvHash(&c)
 }
 
-func fold(cvs []cv) cv {
-	if len(cvs) == 1 {
-		return cvs[0]
-	}
-	mid := leftGroups(int64(len(cvs)))
-	left, right := fold(cvs[:mid]), fold(cvs[mid:])
-	return parentCV(&left, &right)
+// putParent and parentOf are the form of a parent in an outboard.
+func putParent(p []byte, left, right *cv) {
+	copy(p, (*Hash)(unsafe.Pointer(left))[:])
+	copy(p[32:], (*Hash)(unsafe.Pointer(right))[:])
+}
+
+func parentOf(p []byte) (left, right cv) {
+	copy((*Hash)(unsafe.Pointer(&left))[:], p)
+	copy((*Hash)(unsafe.Pointer(&right))[:], p[32:64])
+	return left, right
 }

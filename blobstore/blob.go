@@ -1,0 +1,216 @@
+package blobstore
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"github.com/alkdev/alkfs/schema"
+	"golang.org/x/sys/unix"
+)
+
+// idleFiles is how many files stay open, with what is verified of them, after
+// their last handle is closed.
+const idleFiles = 256
+
+// Blob is a handle on a content for reading. Safe for concurrent use; nothing
+// may be in use when it is closed.
+type Blob struct {
+	hash   Hash
+	size   int64
+	inline []byte
+	file   *blobFile // nil when inline
+}
+
+// Open returns a handle on h, whose content is size bytes. Closing it is the
+// caller's duty. Without OpenTx a collection can come between looking h up and
+// opening it: then the error is ErrMissing.
+func (s *Store) Open(h Hash, size int64) (*Blob, error) {
+	if h.IsZero() {
+		return &Blob{}, nil
+	}
+	if f := s.cached(h, size); f != nil {
+		return &Blob{hash: h, size: size, file: f}, nil
+	}
+	if size > InlineMax {
+		b, err := s.openFile(h, size)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return b, err
+		}
+	}
+	var b *Blob
+	err := s.db.Read(func(tx *schema.Tx) (err error) {
+		b, err = s.OpenTx(tx, h, size)
+		return err
+	})
+	return b, err
+}
+
+// OpenTx is Open inside a transaction.
+func (s *Store) OpenTx(tx *schema.Tx, h Hash, size int64) (*Blob, error) {
+	if h.IsZero() {
+		return &Blob{}, nil
+	}
+	if f := s.cached(h, size); f != nil {
+		return &Blob{hash: h, size: size, file: f}, nil
+	}
+	if size <= InlineMax {
+		p, inline, err := s.Inline(tx, h)
+		if err != nil {
+			return nil, err
+		}
+		if inline && int64(len(p)) != size {
+			return nil, damaged(h, "its size is another")
+		}
+		if inline {
+			return &Blob{hash: h, size: size, inline: p}, nil
+		}
+	}
+	b, err := s.openFile(h, size)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return b, err
+	}
+	if r, found, err := lookup(tx, h); err == nil && found && r.state == stateQuarantined {
+		return nil, damaged(h, "it is in quarantine")
+	}
+	return nil, missing(h)
+}
+
+// cached returns the open file of h with a reference added.
+func (s *Store) cached(h Hash, size int64) *blobFile {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.mu.files[h]
+	if f == nil || f.size != size {
+		return nil
+	}
+	if f.refs == 0 {
+		s.mu.idle.Remove(f.idle)
+		f.idle = nil
+		var st unix.Stat_t // no I/O: the inode is in memory
+		if unix.Fstat(int(f.f.Fd()), &st) != nil || st.Nlink == 0 || st.Size != size {
+			delete(s.mu.files, h)
+			f.close()
+			return nil
+		}
+	}
+	f.refs++
+	return f
+}
+
+// openFile opens the file of h and caches it. The error may be fs.ErrNotExist.
+func (s *Store) openFile(h Hash, size int64) (*Blob, error) {
+	f, err := os.Open(s.blobPath(h))
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	if st.Size() != size {
+		f.Close()
+		s.found(h, "its file has another size")
+		return nil, damaged(h, "its file has another size")
+	}
+	bf := newBlobFile(s, h, size, f)
+	s.mu.Lock()
+	if other := s.mu.files[h]; other == nil {
+		s.mu.files[h] = bf
+	} // else somebody was faster, or holds a file since removed: this one stays our own
+	bf.refs = 1
+	s.mu.Unlock()
+	return &Blob{hash: h, size: size, file: bf}, nil
+}
+
+// release takes a reference back.
+func (s *Store) release(f *blobFile) {
+	var drop []*blobFile
+	s.mu.Lock()
+	f.refs--
+	if f.refs == 0 {
+		if s.mu.files[f.hash] != f {
+			drop = append(drop, f)
+		} else if s.mu.suspects[f.hash] {
+			delete(s.mu.files, f.hash)
+			drop = append(drop, f)
+		} else {
+			f.idle = s.mu.idle.PushFront(f)
+			if s.mu.idle.Len() > idleFiles {
+				old := s.mu.idle.Remove(s.mu.idle.Back()).(*blobFile)
+				delete(s.mu.files, old.hash)
+				drop = append(drop, old)
+			}
+		}
+	}
+	s.mu.Unlock()
+	for _, f := range drop {
+		f.close()
+	}
+}
+
+// forget drops the cached file of h, which is going away.
+func (s *Store) forget(h Hash) {
+	s.mu.Lock()
+	f := s.mu.files[h]
+	delete(s.mu.files, h)
+	idle := f != nil && f.refs == 0
+	if idle {
+		s.mu.idle.Remove(f.idle)
+	}
+	s.mu.Unlock()
+	if idle {
+		f.close()
+	}
+}
+
+// Hash returns the hash of the content.
+func (b *Blob) Hash() Hash { return b.hash }
+
+// Size returns the size of the content in bytes.
+func (b *Blob) Size() int64 { return b.size }
+
+// File returns the blob's file, or nil when it is inline. It is for passthrough,
+// copy_file_range and SEEK_HOLE, and never to be written.
+func (b *Blob) File() *os.File {
+	if b.file == nil {
+		return nil
+	}
+	return b.file.f
+}
+
+// ReadAt is io.ReaderAt. Bytes that do not match the hash are not returned:
+// the error is ErrDamaged, and p holds nothing of use from n on.
+func (b *Blob) ReadAt(p []byte, off int64) (n int, err error) {
+	if off < 0 {
+		return 0, syscall.EINVAL
+	}
+	if off >= b.size {
+		return 0, io.EOF
+	}
+	short := int64(len(p)) > b.size-off
+	if short {
+		p = p[:b.size-off]
+	}
+	if b.file == nil {
+		n = copy(p, b.inline[off:])
+	} else if n, err = b.file.readAt(p, off); err != nil {
+		return n, err
+	}
+	if short {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// Close releases the handle. The second Close does nothing.
+func (b *Blob) Close() error {
+	if f := b.file; f != nil {
+		b.file = nil
+		f.s.release(f)
+	}
+	return nil
+}

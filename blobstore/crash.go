@@ -1,0 +1,180 @@
+package blobstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/alkdev/alkfs/schema"
+	"golang.org/x/sys/unix"
+)
+
+// The file boot_id names the run of the machine for which VerifyUnsynced is
+// done.
+func (s *Store) bootPath() string { return filepath.Join(s.dir, "boot_id") }
+
+// bootID returns the name of this run of the machine; empty when there is none
+// to be had.
+func bootID() []byte {
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return bytes.TrimSpace(id)
+}
+
+// VerifyUnsynced does nothing when the machine has not been started anew since
+// it last ran. Otherwise it hashes every blob that was not known to be on the
+// disk, marks the good ones synced, moves the others to quarantine/ and returns
+// their hashes: their versions are to be withdrawn. Of several processes that
+// open the store one does it while the others wait.
+func (s *Store) VerifyUnsynced(ctx context.Context) (bad []Hash, err error) {
+	if s.db.ReadOnly() {
+		return nil, nil
+	}
+	f, err := os.OpenFile(s.bootPath(), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("verify blobs: %w", err)
+	}
+	defer f.Close()
+	if err := ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) }); err != nil {
+		return nil, fmt.Errorf("verify blobs: %w", err)
+	}
+	boot := bootID()
+	buf := make([]byte, 64)
+	n, _ := f.ReadAt(buf, 0)
+	if len(boot) > 0 && bytes.Equal(buf[:n], boot) {
+		return nil, nil
+	}
+	rows, err := s.unsyncedRows()
+	if err != nil {
+		return nil, err
+	}
+	var good []unsynced
+	for _, u := range rows {
+		ok, err := s.verifyUnsynced(ctx, u)
+		if err != nil {
+			return bad, err
+		}
+		if ok {
+			good = append(good, u)
+		} else {
+			bad = append(bad, u.hash)
+		}
+	}
+	if err := s.markSynced(good); err != nil {
+		return bad, err
+	}
+	if err := s.db.Sync(); err != nil {
+		return bad, err
+	}
+	if err := f.Truncate(0); err != nil {
+		return bad, err
+	}
+	_, err = f.WriteAt(boot, 0)
+	return bad, err
+}
+
+// verifyUnsynced reports whether the file of a row is right and puts it on the
+// disk if so; otherwise it goes to quarantine.
+func (s *Store) verifyUnsynced(ctx context.Context, u unsynced) (bool, error) {
+	f, err := os.Open(s.blobPath(u.hash))
+	if errors.Is(err, fs.ErrNotExist) {
+		s.log.Error("blob lost in the crash", "hash", u.hash.String())
+		return false, s.quarantine(u.hash, u.created)
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	ok, err := s.verifyFile(ctx, f, u.hash, u.size, nil)
+	if err != nil {
+		return false, err
+	}
+	if !ok {
+		s.log.Error("blob damaged in the crash", "hash", u.hash.String())
+		return false, s.quarantine(u.hash, u.created)
+	}
+	if err := s.syncContent(u); err != nil {
+		return false, err
+	}
+	return true, s.syncBlobDir(filepath.Dir(s.blobPath(u.hash)))
+}
+
+// verifyFile hashes a blob's file again.
+func (s *Store) verifyFile(ctx context.Context, f *os.File, h Hash, size int64, progress func(int64)) (bool, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	if fi.Size() != size {
+		return false, nil
+	}
+	b := build{src: f, size: size, progress: progress}
+	got, err := b.run(ctx)
+	if errors.Is(err, unix.EIO) { // the disk cannot read it
+		return false, nil
+	}
+	return got == h, err
+}
+
+// quarantine moves what is stored for h, whose row was made at created, to
+// quarantine/ and says so in the row.
+func (s *Store) quarantine(h Hash, created int64) error {
+	var data []byte
+	err := s.db.Write(func(tx *schema.Tx) error {
+		q := tx.Stmt("UPDATE blob SET state = 1 WHERE hash = ? AND created = ? RETURNING data")
+		q.BindBytes(1, h[:])
+		q.BindInt64(2, created)
+		found, err := q.Step()
+		if err != nil || !found {
+			return err
+		}
+		data = make([]byte, q.ColumnLen(0))
+		q.ColumnBytes(0, data)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.db.Sync(); err != nil {
+		return err
+	}
+	s.forget(h)
+	if len(data) > 0 {
+		return os.WriteFile(s.quarantinePath(h), data, 0o600)
+	}
+	// A Seal that makes it good meanwhile ends in a row that is good again.
+	return s.db.Write(func(tx *schema.Tx) error {
+		r, found, err := lookup(tx, h)
+		if err != nil || found && r.state == stateGood {
+			return err
+		}
+		_ = s.fs.remove(s.outboardPath(h))
+		if err := s.fs.rename(s.blobPath(h), s.quarantinePath(h)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
+}
+
+// suspectLoop marks what reads found damaged, outside of their locks.
+func (s *Store) suspectLoop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case h := <-s.suspect:
+			err := s.db.Write(func(tx *schema.Tx) error {
+				q := tx.Stmt("UPDATE blob SET state = 2 WHERE hash = ? AND state = 0")
+				q.BindBytes(1, h[:])
+				_, err := q.Step()
+				return err
+			})
+			if err != nil {
+				s.log.Error("mark damaged blob", "hash", h.String(), "error", err)
+			}
+		}
+	}
+}
