@@ -50,7 +50,8 @@ func (c *change) owns(o version) bool {
 }
 
 // setDentry makes (parent, name) name ino, or nothing when ino is 0. cur is the
-// version seen now, if found.
+// version seen now, if found. What was made and removed within a second leaves
+// nothing, except where a parent is followed, which might make one later.
 func (c *change) setDentry(parent Ino, name string, cur dentryRow, found bool, ino Ino, kind uint32) error {
 	if !found || !c.owns(cur.version) {
 		if ino == 0 && (!found || cur.ino == 0) {
@@ -58,7 +59,7 @@ func (c *change) setDentry(parent Ino, name string, cur dentryRow, found bool, i
 		}
 		return insertDentry(c.tx, parent, name, c.at, ino, kind)
 	}
-	if ino == 0 {
+	if ino == 0 && !c.v.live {
 		older, ok, err := findDentry(c.tx, c.below(cur.version), parent, name)
 		if err != nil {
 			return err
@@ -122,7 +123,7 @@ func (c *change) setXattr(ino Ino, name string, cur xattrRow, found bool, value 
 	if !found || !c.owns(cur.version) {
 		return putXattr(c.tx, ino, name, c.at, value)
 	}
-	if value == nil {
+	if value == nil && !c.v.live {
 		older, ok, err := findXattr(c.tx, c.below(cur.version), ino, name)
 		if err != nil {
 			return err

@@ -8,10 +8,6 @@ import (
 	"github.com/alkdev/alkfs/schema"
 )
 
-// depthMax bounds walks towards the root, which a damaged tree could make
-// endless.
-const depthMax = 1 << 20
-
 // name is one place of an inode.
 type name struct {
 	parent Ino
@@ -76,19 +72,29 @@ func (v *View) Path(tx *schema.Tx, ino Ino) (string, error) {
 
 func (v *View) path(tx *schema.Tx, ino Ino) (string, error) {
 	var names []string
-	for ino != v.Root() {
-		at, err := v.place(tx, ino)
-		if err != nil {
-			return "", err
-		}
-		if len(names) == depthMax {
-			return "", syscall.ELOOP
-		}
-		names = append(names, at.name)
-		ino = at.parent
-	}
+	err := v.ascend(tx, ino, func(at name) bool { names = append(names, at.name); return true })
 	slices.Reverse(names)
-	return strings.Join(names, "/"), nil
+	return strings.Join(names, "/"), err
+}
+
+// ascend yields the place of ino, then that of its parent and so on up to the
+// root. ELOOP when it never gets there: two branches of which one follows the
+// other can each move a directory into the other's.
+func (v *View) ascend(tx *schema.Tx, ino Ino, yield func(name) bool) error {
+	mark := ino // Brent's way of noticing a cycle
+	for n := 1; ino != v.Root(); n++ {
+		at, err := v.place(tx, ino)
+		if err != nil || !yield(at) {
+			return err
+		}
+		if ino = at.parent; ino == mark {
+			return syscall.ELOOP
+		}
+		if n&(n-1) == 0 {
+			mark = ino
+		}
+	}
+	return nil
 }
 
 // Paths returns every path of ino, one for each hard link, in no order.
@@ -126,18 +132,10 @@ func (v *View) paths(tx *schema.Tx, ino Ino) ([]string, error) {
 
 // inside reports whether dir is top or below it.
 func (v *View) inside(tx *schema.Tx, dir, top Ino) (bool, error) {
-	for range depthMax {
-		if dir == top {
-			return true, nil
-		}
-		if dir == v.Root() {
-			return false, nil
-		}
-		at, err := v.place(tx, dir)
-		if err != nil {
-			return false, err
-		}
-		dir = at.parent
+	found := dir == top
+	if found {
+		return true, nil
 	}
-	return false, syscall.ELOOP
+	err := v.ascend(tx, dir, func(at name) bool { found = at.parent == top; return !found })
+	return found, err
 }
