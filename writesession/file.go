@@ -44,7 +44,7 @@ type File struct {
 		clearSetID bool
 	}
 
-	newer atomic.Pointer[pathtree.Inode] // from Observe, to be applied under change
+	later atomic.Pointer[pathtree.Inode] // from Observe, to be applied under change
 	since atomic.Int64                   // ns; first change that no row records; 0: none
 	due   atomic.Int64                   // ns; when a deferred flush publishes; 0: none
 	row   row                            // guarded by change
@@ -263,25 +263,31 @@ func (f *File) ClearSetID() {
 // clean File takes its content too.
 func (f *File) Observe(in pathtree.Inode) {
 	f.mu.RLock()
-	known := in.Stamp <= f.mu.inode.Stamp
+	known := !newer(&in, &f.mu.inode)
 	f.mu.RUnlock()
 	if known {
 		return
 	}
-	f.newer.Store(&in)
+	f.later.Store(&in)
 	if f.change.TryLock() {
 		f.release()
 	} // else whoever holds it applies it in release
 }
 
+// newer reports whether a is a later version than b. One that was overwritten
+// in place has kept its stamp.
+func newer(a, b *pathtree.Inode) bool {
+	return a.Stamp > b.Stamp || a.Stamp == b.Stamp && a.Ctime > b.Ctime
+}
+
 // release ends the hold of change, after applying what Observe brought.
 func (f *File) release() {
 	for {
-		if in := f.newer.Swap(nil); in != nil {
+		if in := f.later.Swap(nil); in != nil {
 			f.apply(*in)
 		}
 		f.change.Unlock()
-		if f.newer.Load() == nil || !f.change.TryLock() {
+		if f.later.Load() == nil || !f.change.TryLock() {
 			return
 		}
 	}
@@ -291,7 +297,7 @@ func (f *File) release() {
 func (f *File) apply(in pathtree.Inode) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if in.Stamp < f.mu.inode.Stamp {
+	if !newer(&in, &f.mu.inode) {
 		return
 	}
 	f.mu.inode = in
