@@ -3,12 +3,28 @@ package fusefs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/notify"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 	"github.com/alkdev/alkfs/writesession"
+)
+
+// Keys of log records.
+const (
+	keyDir   = "dir"
+	keyError = "error"
+	keyInode = "inode"
 )
 
 // Config is the store that a mount shows.
@@ -27,7 +43,7 @@ type Options struct {
 	// Branch, a directory of the bucket's branches; with neither, a directory
 	// of all buckets.
 	Bucket, Branch string
-	At             schema.Stamp // the branch as of then, read-only; 0: its head
+	At             schema.Stamp // everything as of then, read-only; 0: the present
 	ReadOnly       bool
 	AllowOther     bool // let other users in; permissions are checked in any case
 	// Passthrough lets the kernel read large files from their blobs itself on a
@@ -49,20 +65,183 @@ type Stats struct {
 }
 
 // Server is a mount being served.
-type Server struct{}
-
-// Mount mounts at dir and serves until the mount is undone, by Unmount, by
-// umount(8), or because ctx ends.
-func Mount(ctx context.Context, dir string, c Config, o Options) (*Server, error) {
-	return nil, errors.ErrUnsupported
+type Server struct {
+	fs     *fileSystem
+	fuse   *fuse.Server
+	dir    string
+	device uint32             // minor number, by which the kernel names the connection
+	cancel context.CancelFunc // ends follow
+	bg     sync.WaitGroup
+	gone   chan struct{} // closed when the kernel is done with the mount
+	done   chan struct{} // closed when everything is published as well
 }
 
-// Wait returns when the mount is gone.
-func (s *Server) Wait() {}
+// Mount mounts at dir and serves until the mount is undone: by Unmount, by
+// umount(8), or because ctx ends, which publishes what is open and takes the
+// mount away from the programs that still use it.
+func Mount(ctx context.Context, dir string, c Config, o Options) (*Server, error) {
+	s, err := mount(ctx, dir, c, o)
+	if err != nil {
+		return nil, fmt.Errorf("mount at %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+func mount(ctx context.Context, dir string, c Config, o Options) (*Server, error) {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Bucket == "" && o.Branch != "" {
+		return nil, fmt.Errorf("branch %q of which bucket? %w", o.Branch, syscall.EINVAL)
+	}
+	o.ReadOnly = o.ReadOnly || o.At != 0 || c.DB.ReadOnly()
+	dir, err := prepareDir(dir, c.DB.Dir(), c.Logger)
+	if err != nil {
+		return nil, err
+	}
+	bg, cancel := context.WithCancel(context.Background())
+	s := &Server{dir: dir, cancel: cancel, gone: make(chan struct{}), done: make(chan struct{})}
+	s.fs = &fileSystem{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		db:            c.DB,
+		tree:          c.Tree,
+		sessions:      c.Sessions,
+		log:           c.Logger.With(keyDir, dir),
+		opts:          o,
+		origin:        rand.Int64N(1<<62) + 1,
+		ctx:           context.Background(),
+	}
+	s.fs.vols.open = make(map[int64]*volume)
+	if err := s.start(bg); err != nil {
+		cancel()
+		return nil, err
+	}
+	go s.serve()
+	if err := s.fuse.WaitMount(); err != nil {
+		unmountDir(dir, true)
+		<-s.done
+		return nil, err
+	}
+	s.device = deviceOf(dir)
+	raiseReadAhead(s.device, s.fs.log)
+	go s.until(ctx)
+	return s, nil
+}
+
+// start mounts, and follows the changes made elsewhere from just before.
+func (s *Server) start(bg context.Context) error {
+	var last int64
+	err := s.fs.db.Read(func(tx *schema.Tx) (err error) {
+		last, err = notify.Last(tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	root, err := s.fs.root()
+	if err != nil {
+		return err
+	}
+	s.fs.nodes = newNodes(root)
+	if s.fuse, err = fuse.NewServer(s.fs, s.dir, mountOptions(s.fs.opts, s.fs.log)); err != nil {
+		return explainMount(err)
+	}
+	o := s.fs.opts
+	canPass := os.Geteuid() == 0 && s.fuse.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH != 0
+	s.fs.passthrough.Store(canPass && (o.ReadOnly || o.Passthrough))
+	if o.At == 0 {
+		s.bg.Go(func() { s.fs.follow(bg, last) })
+	}
+	return nil
+}
+
+// serve answers requests until the mount is gone, then publishes what a killed
+// or lazily undone mount left open.
+func (s *Server) serve() {
+	s.fuse.Serve()
+	close(s.gone)
+	s.cancel()
+	s.bg.Wait()
+	for _, h := range s.fs.handles.all() {
+		if h.file != nil {
+			s.fs.release(h)
+		}
+	}
+	close(s.done)
+}
+
+// until undoes the mount when ctx ends.
+func (s *Server) until(ctx context.Context) {
+	select {
+	case <-s.gone:
+		return
+	case <-ctx.Done():
+	}
+	err := s.Unmount()
+	if err == nil {
+		return
+	}
+	s.fs.log.Warn("mount taken away from the programs that use it", keyError, err)
+	if err := unmountDir(s.dir, true); err != nil {
+		s.fs.log.Error("unmount", keyError, err)
+	}
+	select {
+	case <-s.gone:
+	case <-time.After(time.Second):
+		s.publishOpen()
+		s.abort()
+	}
+}
+
+// Wait returns when the mount is gone and everything written is published.
+func (s *Server) Wait() { <-s.done }
 
 // Unmount publishes what is open and undoes the mount. EBUSY means that
 // programs still have files or their working directory in it.
-func (s *Server) Unmount() error { return nil }
+func (s *Server) Unmount() error {
+	select {
+	case <-s.gone:
+		<-s.done
+		return nil
+	default:
+	}
+	s.publishOpen()
+	var err error
+	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
+		// The kernel may still be sending what follows a last close.
+		if err = unmountDir(s.dir, false); !errors.Is(err, syscall.EBUSY) {
+			break
+		}
+		select {
+		case <-s.gone:
+		case <-time.After(wait):
+		}
+	}
+	if err != nil && !errors.Is(err, syscall.EINVAL) { // EINVAL: somebody else was faster
+		return fmt.Errorf("unmount %s: %w", s.dir, explainBusy(err))
+	}
+	<-s.done
+	return nil
+}
+
+// publishOpen publishes what is written and not yet closed.
+func (s *Server) publishOpen() {
+	for _, h := range s.fs.handles.all() {
+		if h.file == nil || !h.writable {
+			continue
+		}
+		if _, err := h.file.Publish(s.fs.ctx); err != nil {
+			s.fs.log.Error("publish before unmount", keyInode, h.file.Ino(), keyError, err)
+		}
+	}
+}
 
 // Stats returns counters.
-func (s *Server) Stats() Stats { return Stats{} }
+func (s *Server) Stats() Stats {
+	return Stats{
+		Nodes:         s.fs.nodes.count.Load(),
+		Handles:       s.fs.handles.count.Load(),
+		Passthrough:   s.fs.passthroughs.Load(),
+		Invalidations: s.fs.invalidations.Load(),
+	}
+}

@@ -1,0 +1,206 @@
+package fusefs
+
+import (
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/writesession"
+)
+
+// Open implements OPEN.
+func (fs *fileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	n, err := fs.inBranch(in.NodeId)
+	if err != nil {
+		return status(err)
+	}
+	attr, err := fs.inode(n)
+	if err != nil {
+		return status(err)
+	}
+	return status(fs.open(n, attr, in.Flags, in.Mode, out))
+}
+
+// open makes a handle for n, whose inode is attr.
+func (fs *fileSystem) open(n *node, attr pathtree.Inode, flags, kill uint32, out *fuse.OpenOut) error {
+	f, err := fs.sessions.OpenInode(n.vol.view, attr)
+	if err != nil {
+		return err
+	}
+	h := &handle{node: n, file: f, writable: flags&unix.O_ACCMODE != unix.O_RDONLY}
+	if flags&unix.O_TRUNC != 0 {
+		err = fs.truncate(n, f, 0, kill&fuse.OPEN_KILL_SUIDGID != 0)
+	}
+	if err == nil {
+		err = fs.bind(h, flags, out)
+	}
+	if err != nil {
+		f.Close()
+		return err
+	}
+	if !h.writable && flags&unix.O_TRUNC == 0 {
+		out.OpenFlags |= fuse.FOPEN_NOFLUSH
+	}
+	out.Fh = fs.handles.add(h)
+	return nil
+}
+
+// truncate sets the size of an open file.
+func (fs *fileSystem) truncate(n *node, f *writesession.File, size int64, kill bool) error {
+	if err := fs.killPriv(n, kill); err != nil {
+		return err
+	}
+	return f.Truncate(size)
+}
+
+// file returns the handle of an open regular file.
+func (fs *fileSystem) file(fh uint64) (*handle, error) {
+	if h := fs.handles.get(fh); h != nil && h.file != nil {
+		return h, nil
+	}
+	return nil, syscall.EBADF
+}
+
+// Read implements READ.
+func (fs *fileSystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	h, err := fs.file(in.Fh)
+	if err != nil {
+		return nil, status(err)
+	}
+	n, err := readFull(h.file, buf, int64(in.Offset))
+	if err != nil {
+		return nil, status(err)
+	}
+	return fuse.ReadResultData(buf[:n]), fuse.OK
+}
+
+// Write implements WRITE.
+func (fs *fileSystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	h, err := fs.file(in.Fh)
+	if err != nil {
+		return 0, status(err)
+	}
+	if err := fs.killPriv(h.node, in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0); err != nil {
+		return 0, status(err)
+	}
+	n, err := h.file.WriteAt(data, int64(in.Offset))
+	if n > 0 {
+		return uint32(n), fuse.OK
+	}
+	return 0, status(err)
+}
+
+// Flush implements FLUSH, which comes for every close(2) of a descriptor that
+// may have written and is what reports that the content could not be published.
+func (fs *fileSystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	h, err := fs.file(in.Fh)
+	if err != nil {
+		return fuse.OK // a directory
+	}
+	version := h.node.version()
+	if err := h.file.Flush(fs.ctx); err != nil {
+		return status(err)
+	}
+	h.node.published(version, h.file)
+	return fuse.OK
+}
+
+// Release implements RELEASE. It publishes what was written through a mapping
+// after the last close(2); nobody hears of an error then.
+func (fs *fileSystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	if h := fs.handles.remove(in.Fh); h != nil && h.file != nil {
+		fs.release(h)
+	}
+}
+
+func (fs *fileSystem) release(h *handle) {
+	n := h.node
+	last := n.lastOpen()
+	if last {
+		version := n.version()
+		if _, err := h.file.Publish(fs.ctx); err != nil {
+			fs.log.Error("publish after close", keyInode, h.file.Ino(), keyError, err)
+		} else {
+			n.published(version, h.file)
+		}
+	}
+	fs.unbind(h)
+	if err := h.file.Close(); err != nil {
+		fs.log.Error("close", keyInode, h.file.Ino(), keyError, err)
+	}
+}
+
+// Fsync implements FSYNC.
+func (fs *fileSystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	h, err := fs.file(in.Fh)
+	if err != nil {
+		return status(err)
+	}
+	version := h.node.version()
+	if err := h.file.Sync(fs.ctx); err != nil {
+		return status(err)
+	}
+	h.node.published(version, h.file)
+	return fuse.OK
+}
+
+// Fallocate implements FALLOCATE.
+func (fs *fileSystem) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	h, err := fs.file(in.Fh)
+	if err != nil {
+		return status(err)
+	}
+	if err := fs.killPriv(h.node, false); err != nil {
+		return status(err)
+	}
+	return status(h.file.Allocate(in.Mode, int64(in.Offset), int64(in.Length)))
+}
+
+// Lseek implements LSEEK, which is sent for SEEK_DATA and SEEK_HOLE only.
+func (fs *fileSystem) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	h, err := fs.file(in.Fh)
+	if err != nil {
+		return status(err)
+	}
+	off, err := h.file.Seek(int64(in.Offset), int(in.Whence))
+	out.Offset = uint64(off)
+	return status(err)
+}
+
+// CopyFileRange implements COPY_FILE_RANGE.
+func (fs *fileSystem) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	src, err := fs.file(in.FhIn)
+	if err != nil {
+		return 0, status(err)
+	}
+	dst, err := fs.file(in.FhOut)
+	if err != nil {
+		return 0, status(err)
+	}
+	if err := fs.killPriv(dst.node, true); err != nil {
+		return 0, status(err)
+	}
+	n, err := writesession.CopyRange(dst.file, int64(in.OffOut), src.file, int64(in.OffIn), int64(min(in.Len, 1<<31)))
+	if n > 0 {
+		return uint32(n), fuse.OK
+	}
+	return 0, status(err)
+}
+
+// Ioctl implements IOCTL: there are none.
+func (fs *fileSystem) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
+	return fuse.Status(syscall.ENOTTY)
+}
+
+// StatFs implements STATFS with the numbers of the disk the store is on.
+func (fs *fileSystem) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(fs.db.Dir(), &st); err != nil {
+		return status(err)
+	}
+	out.FromStatfsT(&st)
+	out.NameLen = 255
+	return fuse.OK
+}

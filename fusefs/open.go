@@ -1,0 +1,140 @@
+package fusefs
+
+import (
+	"errors"
+	"io"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/writesession"
+)
+
+// ioMode says how the kernel does the I/O of a node's open files. It allows
+// one way at a time: through its page cache, or passed through to one backing
+// file. An open that does not fit fails with EIO there, so it is never sent.
+//
+// Passed through, reads see the blob of the content the file had when it was
+// opened. A backing file opened for reading only still takes the writes of a
+// writable open that shares it, which would change a blob; so no open that can
+// write, or truncates, ever gets a backing file. When one comes while others
+// read through, the node is given up: the kernel looks the name up again, gets
+// another node for the same inode and opens that one.
+type ioMode struct {
+	cached  int // opens through the page cache
+	through int // opens passed through to backing, which shows hash
+	backing int32
+	hash    blobstore.Hash
+}
+
+// bind chooses the way of I/O of a new handle and counts it as an open of its
+// node. ESTALE means that the kernel must look the name up again.
+func (fs *fileSystem) bind(h *handle, flags uint32, out *fuse.OpenOut) error {
+	n := h.node
+	var blob *blobstore.Blob
+	if fs.passthrough.Load() && !h.writable && flags&unix.O_TRUNC == 0 {
+		if b, clean := h.file.ReadOnlyBlob(); clean && b != nil && b.File() != nil {
+			blob = b
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	io := &n.mu.io
+	switch {
+	case blob != nil && io.through > 0 && io.hash == blob.Hash():
+		io.through++
+		h.passthrough = true
+	case io.through > 0:
+		fs.nodes.detach(n)
+		return syscall.ESTALE
+	case blob != nil && io.cached == 0 && fs.register(io, blob):
+		io.through++
+		h.passthrough = true
+	default:
+		io.cached++
+		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	}
+	if h.passthrough {
+		out.OpenFlags, out.BackingID = fuse.FOPEN_PASSTHROUGH, io.backing
+		fs.passthroughs.Add(1)
+	}
+	n.mu.opens++
+	n.mu.file = h.file
+	return nil
+}
+
+// register gives the kernel the file of blob. It reports false, and passes
+// nothing through from then on, where the kernel does not take it.
+func (fs *fileSystem) register(io *ioMode, blob *blobstore.Blob) bool {
+	id, errno := fs.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(blob.File().Fd())})
+	if errno != 0 {
+		fs.passthrough.Store(false)
+		fs.log.Info("reads go through the daemon: the kernel takes no backing files", keyError, errno)
+		return false
+	}
+	io.backing, io.hash = id, blob.Hash()
+	return true
+}
+
+// unbind takes back what bind counted.
+func (fs *fileSystem) unbind(h *handle) {
+	n := h.node
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.mu.opens--; n.mu.opens == 0 {
+		n.mu.file = nil
+	}
+	io := &n.mu.io
+	if !h.passthrough {
+		io.cached--
+		return
+	}
+	if io.through--; io.through == 0 {
+		fs.server.UnregisterBackingFd(io.backing)
+		io.backing = 0
+	}
+}
+
+// lastOpen reports whether one open of n is left.
+func (n *node) lastOpen() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.mu.opens == 1
+}
+
+// version returns a number that changes with what is known of n.
+func (n *node) version() uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.mu.version
+}
+
+// published takes over the inode of f, which was just published, unless
+// something newer came since version.
+func (n *node) published(version uint64, f *writesession.File) {
+	clean := !f.Dirty()
+	in := f.Inode()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.mu.fresh = clean && n.mu.version == version
+	if n.mu.fresh {
+		n.mu.inode = in
+	}
+}
+
+// readFull reads until p is full or the file ends.
+func readFull(f *writesession.File, p []byte, off int64) (n int, err error) {
+	for n < len(p) {
+		k, err := f.ReadAt(p[n:], off+int64(n))
+		n += k
+		if errors.Is(err, io.EOF) || err == nil && k == 0 {
+			break
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
