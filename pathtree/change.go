@@ -100,12 +100,13 @@ func (c *change) setInode(r *inodeRow, groups int) error {
 }
 
 // touchDir records that a directory's entries changed; links is what that
-// adds to its nlink.
+// adds to its nlink. The bound matters where a parent is followed, whose
+// subdirectories were not counted.
 func (c *change) touchDir(dir *inodeRow, links int) error {
 	dir.Mtime, dir.Ctime = c.now, c.now
 	groups := groupContent
 	if links != 0 {
-		dir.Nlink = uint32(int(dir.Nlink) + links)
+		dir.Nlink = uint32(max(2, int(dir.Nlink)+links))
 		groups |= groupLinks
 	}
 	return c.setInode(dir, groups)
