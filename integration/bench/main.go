@@ -1,0 +1,181 @@
+// Command bench compares three file systems in one run: a native directory,
+// go-fuse's loopback over one, and alkfs. They take turns at each workload, so
+// that what else the machine does hits all alike; the medians are printed as a
+// table of rates and of ratios.
+//
+//	go run ./integration/bench [-quick] [-reps 3] [-only untar,rename] [-dir DIR]
+//
+// It needs root to drop caches; without, cold rows are warm and say so.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+type options struct {
+	quick bool
+	reps  int
+	only  []string
+	dir   string
+}
+
+func main() {
+	var o options
+	var only string
+	flag.BoolVar(&o.quick, "quick", false, "small sizes, one repetition: to see that it runs")
+	flag.IntVar(&o.reps, "reps", 3, "repetitions; medians are printed")
+	flag.StringVar(&only, "only", "", "workloads to run, by name, separated by commas")
+	flag.StringVar(&o.dir, "dir", "", "where to work; default a temporary directory")
+	flag.Parse()
+	if only != "" {
+		o.only = strings.Split(only, ",")
+	}
+	if o.quick {
+		o.reps = 1
+	}
+	if err := run(o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(o options) (err error) {
+	dir, err := os.MkdirTemp(o.dir, "alkfs-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	syscall.Umask(0o022)
+	b := &bench{options: o, dir: dir, took: map[string]map[string][]time.Duration{}}
+	defer b.unmountAll()
+	interrupt := make(chan os.Signal, 1)
+	signal.Notify(interrupt, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-interrupt
+		b.unmountAll()
+		os.RemoveAll(dir)
+		os.Exit(130)
+	}()
+	if err := b.prepare(); err != nil {
+		return err
+	}
+	for rep := range o.reps {
+		if err := b.repetition(rep); err != nil {
+			return err
+		}
+	}
+	b.print()
+	return nil
+}
+
+// repetition runs every workload once on every system. Each system is fresh.
+func (b *bench) repetition(rep int) error {
+	systems, err := b.mountAll(rep)
+	if err != nil {
+		return err
+	}
+	defer b.unmountAll()
+	for i, w := range b.workloads() {
+		if !b.wanted(w) {
+			continue
+		}
+		for k := range systems {
+			s := systems[(k+i+rep)%len(systems)] // nobody is always first
+			syscall.Sync()
+			if w.cold {
+				dropCaches()
+			}
+			begin := time.Now()
+			if err := w.run(s.dir); err != nil {
+				return fmt.Errorf("%s on %s: %w", w.name, s.name, err)
+			}
+			took := time.Since(begin)
+			if b.took[w.name] == nil {
+				b.took[w.name] = map[string][]time.Duration{}
+			}
+			b.took[w.name][s.name] = append(b.took[w.name][s.name], took)
+			fmt.Fprintf(os.Stderr, "%d %-14s %-9s %v\n", rep, w.name, s.name, took.Round(time.Microsecond))
+		}
+	}
+	return nil
+}
+
+// wanted reports whether w was asked for, or prepares for one that was.
+func (b *bench) wanted(w workload) bool {
+	if len(b.only) == 0 || slices.Contains(b.only, w.name) {
+		return true
+	}
+	return slices.ContainsFunc(b.workloads(), func(o workload) bool {
+		return o.after == w.name && slices.Contains(b.only, o.name)
+	})
+}
+
+func dropCaches() {
+	_ = os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0) // fails unless root, as documented
+}
+
+func median(d []time.Duration) time.Duration {
+	s := slices.Sorted(slices.Values(d))
+	if len(s) == 0 {
+		return 0
+	}
+	return s[len(s)/2]
+}
+
+func (b *bench) print() {
+	out, _ := exec.Command("uname", "-r").Output()
+	fmt.Printf("%d CPUs (%s), Linux %s, %s; medians of %d.\n\n", runtime.NumCPU(), cpuModel(), strings.TrimSpace(string(out)), runtime.Version(), b.reps)
+	fmt.Println("| workload | unit | native | loopback | alkfs | alkfs/native | alkfs/loopback |")
+	fmt.Println("|---|---|--:|--:|--:|--:|--:|")
+	for _, w := range b.workloads() {
+		took := b.took[w.name]
+		if took == nil {
+			continue
+		}
+		rate := func(system string) float64 {
+			t := median(took[system]).Seconds()
+			if w.amount == 0 {
+				return t
+			}
+			return w.amount / t
+		}
+		native, loopback, alkfs := rate("native"), rate("loopback"), rate("alkfs")
+		over := func(x float64) float64 { // above 1: alkfs is faster
+			if w.amount == 0 {
+				return x / alkfs
+			}
+			return alkfs / x
+		}
+		fmt.Printf("| %s | %s | %s | %s | %s | %.2f | %.2f |\n", w.says, w.unit, number(native), number(loopback), number(alkfs), over(native), over(loopback))
+	}
+	fmt.Println("\nRatios above 1 mean that alkfs is faster.")
+}
+
+func number(x float64) string {
+	switch {
+	case x >= 100:
+		return fmt.Sprintf("%.0f", x)
+	case x >= 10:
+		return fmt.Sprintf("%.1f", x)
+	}
+	return fmt.Sprintf("%.2f", x)
+}
+
+func cpuModel() string {
+	b, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(b)) {
+		if name, ok := strings.CutPrefix(line, "model name"); ok {
+			return strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(name), ":"))
+		}
+	}
+	return runtime.GOARCH
+}

@@ -1,0 +1,11 @@
+//go:build !nightly
+
+package integration_test
+
+// How much the tests do in CI; nightly_test.go has the long variants.
+const (
+	nightly      = false
+	killRounds   = 20
+	bigFile      = 256 << 20
+	manyBranches = 1_000
+)

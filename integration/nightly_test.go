@@ -1,0 +1,10 @@
+//go:build nightly
+
+package integration_test
+
+const (
+	nightly      = true
+	killRounds   = 200
+	bigFile      = 4 << 30
+	manyBranches = 10_000
+)

@@ -1,0 +1,262 @@
+package writesession
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"zombiezen.com/go/sqlite"
+
+	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/notify"
+	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// ErrSuperseded says that what a synced session would publish is older than
+// what somebody published meanwhile; it stays listed.
+var ErrSuperseded = errors.New("the file was changed by somebody else since this session began")
+
+// takeOver looks at the sessions of dead processes and publishes those of
+// which an fsync was answered, unless the file has changed since.
+func (s *Sessions) takeOver(ctx context.Context) error {
+	if err := s.db.Barrier(); err != nil {
+		return err
+	}
+	var infos []Info
+	err := s.db.Read(func(tx *schema.Tx) (err error) {
+		infos, err = readInfos(tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	owners := make(map[string][]Info)
+	for _, in := range infos {
+		owners[in.Owner] = append(owners[in.Owner], in)
+	}
+	for name, infos := range owners {
+		lock, dead := claimDead(s.db.Dir(), name)
+		if !dead {
+			continue
+		}
+		for _, in := range infos {
+			s.takeOverOne(ctx, in)
+		}
+		os.Remove(lock.Name())
+		lock.Close()
+	}
+	return ctx.Err()
+}
+
+func (s *Sessions) takeOverOne(ctx context.Context, in Info) {
+	log := s.log.With("session", in.ID, "ino", in.Ino, "branch", in.Branch, "size", in.Size)
+	if !in.Synced {
+		log.Warn("a process died before this was published: see `alkfs sessions`")
+		return
+	}
+	if err := s.publishUnchanged(ctx, in.ID); err != nil {
+		log.Warn("a process died after an fsync; what it wrote could not be published: see `alkfs sessions`", "error", err)
+		return
+	}
+	log.Info("published what a process had synced before it died")
+}
+
+// Recover writes what session id would publish to w. The session stays as it
+// is. It fails with EBUSY while the session's process has its file open.
+func (s *Sessions) Recover(ctx context.Context, id int64, w io.Writer) error {
+	f, _, err := s.adopt(id)
+	if err != nil {
+		return err
+	}
+	defer f.leave()
+	p := make([]byte, 1<<20)
+	for off := int64(0); ; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := f.ReadAt(p, off)
+		if _, e := w.Write(p[:n]); e != nil {
+			return e
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		off += int64(n)
+	}
+}
+
+// Publish publishes session id, which a dead process left, whatever was
+// published since; the file's history keeps that.
+func (s *Sessions) Publish(ctx context.Context, id int64) (pathtree.Inode, error) {
+	f, info, err := s.adopt(id)
+	if err != nil {
+		return pathtree.Inode{}, err
+	}
+	defer f.leave()
+	if alive(s.db.Dir(), info.Owner) {
+		return pathtree.Inode{}, stillOpen(info)
+	}
+	return f.publishOrphan(ctx)
+}
+
+// publishUnchanged is Publish for takeOver, which holds the owner's lock. It
+// fails with ErrSuperseded when other content was published since.
+func (s *Sessions) publishUnchanged(ctx context.Context, id int64) error {
+	f, info, err := s.adopt(id)
+	if err != nil {
+		return err
+	}
+	defer f.leave()
+	var changed bool
+	err = s.db.Read(func(tx *schema.Tx) (err error) {
+		changed, err = contentChanged(tx, info)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if changed {
+		return ErrSuperseded
+	}
+	_, err = f.publishOrphan(ctx)
+	return err
+}
+
+// contentChanged reports whether content of the session's inode was published
+// after the session was recorded.
+func contentChanged(tx *schema.Tx, in Info) (bool, error) {
+	since := schema.StampAt(in.Created)
+	s := tx.Stmt("SELECT stamp, branch = ? AND ino = ? AND op = ? FROM event ORDER BY seq DESC")
+	s.BindInt64(1, in.Branch)
+	s.BindInt64(2, int64(in.Ino))
+	s.BindInt64(3, int64(notify.OpContent))
+	for {
+		ok, err := s.Step()
+		if err != nil || !ok || schema.Stamp(s.ColumnInt64(0)) <= since {
+			return false, err
+		}
+		if s.ColumnInt64(1) == 1 {
+			return true, nil
+		}
+	}
+}
+
+func (f *File) publishOrphan(ctx context.Context) (pathtree.Inode, error) {
+	f.change.Lock()
+	defer f.release()
+	in, err := f.publish(ctx)
+	if err == nil && f.mu.dirty {
+		f.drop()
+		err = fmt.Errorf("the file was removed: %w", syscall.ENOENT)
+	}
+	return in, f.fail("publish", err)
+}
+
+func stillOpen(in Info) error {
+	return fmt.Errorf("session %d is being written by process %s: %w", in.ID, in.PID, syscall.EBUSY)
+}
+
+// leave ends the use of f and keeps its session as recorded.
+func (f *File) leave() {
+	f.closeBlobs()
+	if st := f.mu.content.staging; st != nil {
+		st.Leave()
+	}
+}
+
+// Abort drops session id, which a dead process left.
+func (s *Sessions) Abort(ctx context.Context, id int64) error {
+	var info Info
+	err := s.db.Read(func(tx *schema.Tx) (err error) {
+		info, err = readInfo(tx, id)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if alive(s.db.Dir(), info.Owner) {
+		return stillOpen(info)
+	}
+	if info.staging != "" {
+		st, err := s.blobs.OpenStaging(info.staging)
+		if err == nil {
+			err = st.Discard()
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return s.db.Write(func(tx *schema.Tx) error { return deleteRow(tx, id) })
+}
+
+// adopt makes a File of a recorded session, known to nobody else.
+func (s *Sessions) adopt(id int64) (*File, Info, error) {
+	var f *File
+	var info Info
+	err := s.db.Read(func(tx *schema.Tx) (err error) {
+		if info, err = readInfo(tx, id); err != nil {
+			return err
+		}
+		v, err := s.tree.View(tx, info.Branch, 0)
+		if err != nil {
+			return err
+		}
+		in, err := v.Inode(tx, info.Ino)
+		if err != nil {
+			return err
+		}
+		f = newFile(s, v, in)
+		f.mu.content, err = readContent(tx, info)
+		return err
+	})
+	if err != nil {
+		return nil, info, err
+	}
+	f.mu.dirty, f.mu.mtime, f.mu.changed = true, info.Mtime, info.Mtime
+	f.row = row{id: id, synced: info.Synced, full: true}
+	if info.staging != "" {
+		if f.mu.content.staging, err = s.blobs.OpenStaging(info.staging); err != nil {
+			return nil, info, err
+		}
+	}
+	return f, info, nil
+}
+
+// readContent reads where the bytes of a session are.
+func readContent(tx *schema.Tx, in Info) (content, error) {
+	c := content{size: in.Size, base: in.base}
+	if !c.base.IsZero() {
+		s := tx.Stmt("SELECT size FROM blob WHERE hash = ?")
+		s.BindBytes(1, c.base[:])
+		if ok, err := s.Step(); err != nil || !ok {
+			return c, fmt.Errorf("content %s, which session %d began on: %w", c.base, in.ID, errors.Join(blobstore.ErrMissing, err))
+		}
+		c.baseSize = s.ColumnInt64(0)
+	}
+	s := tx.Stmt("SELECT off, len, data FROM write_chunk WHERE session = ? ORDER BY off")
+	s.BindInt64(1, in.ID)
+	for {
+		ok, err := s.Step()
+		if err != nil || !ok {
+			return c, err
+		}
+		off, n := s.ColumnInt64(0), s.ColumnInt64(1)
+		if s.ColumnType(2) == sqlite.TypeNull {
+			c.own.add(off, min(off+n, c.baseSize))
+			continue
+		}
+		if off != 0 || n != c.size || int64(s.ColumnLen(2)) != n {
+			return c, fmt.Errorf("session %d: chunk at %d of %d bytes in a file of %d: %w", in.ID, off, n, c.size, schema.ErrDamaged)
+		}
+		c.inMem, c.buf = true, make([]byte, n)
+		s.ColumnBytes(2, c.buf)
+	}
+}

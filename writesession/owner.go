@@ -1,0 +1,104 @@
+package writesession
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// owner is this process in the eyes of others: a name, and a file
+// staging/owner-NAME.lock that it holds a flock on for as long as it lives.
+type owner struct {
+	name string
+	lock *os.File
+}
+
+const stagingDir = "staging"
+
+func ownerFile(dir, name string) string {
+	return filepath.Join(dir, stagingDir, "owner-"+name+".lock")
+}
+
+// newOwner makes a name out of pid, start time, boot id and chance, and locks
+// its file. The file gets its name when it is locked, so nobody finds it free.
+func newOwner(dir string) (*owner, error) {
+	if err := os.MkdirAll(filepath.Join(dir, stagingDir), 0o700); err != nil {
+		return nil, err
+	}
+	r := make([]byte, 4)
+	rand.Read(r)
+	name := fmt.Sprintf("%d-%s-%s-%s", os.Getpid(), startTime(), bootID(), hex.EncodeToString(r))
+	path := ownerFile(dir, name)
+	f, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		f.Close()
+		os.Remove(path + ".new")
+		return nil, err
+	}
+	return &owner{name, f}, nil
+}
+
+func (o *owner) release() {
+	os.Remove(o.lock.Name()[:len(o.lock.Name())-len(".new")])
+	o.lock.Close()
+}
+
+// claimDead locks the file of an owner that no longer runs, so that of several
+// processes one cleans up after it. It reports false when the owner lives, or
+// somebody else cleans up. An owner without a file is dead.
+func claimDead(dir, name string) (lock *os.File, dead bool) {
+	f, err := os.OpenFile(ownerFile(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, false
+	}
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		f.Close()
+		return nil, false
+	}
+	return f, true
+}
+
+// alive reports whether the process of that name runs.
+func alive(dir, name string) bool {
+	f, err := os.Open(ownerFile(dir, name))
+	if err != nil {
+		return !os.IsNotExist(err)
+	}
+	defer f.Close()
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+}
+
+// pidOf returns the process id in an owner's name.
+func pidOf(name string) string {
+	pid, _, _ := strings.Cut(name, "-")
+	return pid
+}
+
+// startTime returns field 22 of /proc/self/stat, in clock ticks since boot.
+func startTime() string {
+	b, _ := os.ReadFile("/proc/self/stat")
+	_, rest, _ := strings.Cut(string(b), ") ") // the command may hold anything
+	if f := strings.Fields(rest); len(f) > 19 {
+		return f[19]
+	}
+	return "0"
+}
+
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if len(b) < 8 {
+		return "0"
+	}
+	return string(b[:8])
+}

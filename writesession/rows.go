@@ -1,0 +1,218 @@
+package writesession
+
+import (
+	"fmt"
+	"syscall"
+
+	"zombiezen.com/go/sqlite"
+
+	"github.com/alkdev/alkfs/schema"
+)
+
+// row is what write_session and write_chunk hold of a File.
+type row struct {
+	id     int64 // 0: no row
+	stale  bool  // f changed since it was written
+	synced bool  // an fsync was answered with it
+	full   bool  // the content moved: all chunks are written anew
+	saved  spans // runs of the staging file that write_chunk has
+	sealed bool  // the base is a new blob file, which may have no row yet
+}
+
+// save records the dirty f so that a later process can recover it: bytes in
+// memory as one chunk, otherwise the runs that are in the staging file. What
+// was recorded for an fsync is replaced only by the next fsync, so that it
+// never names bytes that a power cut can take. change must be held.
+func (f *File) save(synced bool) error {
+	r := &f.row
+	switch {
+	case !f.mu.dirty, r.synced && !synced:
+		return nil
+	case r.id != 0 && !r.stale && r.synced == synced:
+		return nil
+	}
+	id := r.id
+	err := f.s.db.Write(func(tx *schema.Tx) (err error) {
+		found := false
+		if id, found, err = f.putSession(tx, r.id, synced); err != nil {
+			return err
+		}
+		c := &f.mu.content
+		if r.sealed && !c.base.IsZero() {
+			if err := f.s.blobs.AddFile(tx, c.base, c.baseSize); err != nil {
+				return err
+			}
+		}
+		if r.full || !found {
+			return c.putChunks(tx, id)
+		}
+		return c.updateChunks(tx, id, r.saved)
+	})
+	if err != nil {
+		return err
+	}
+	f.row = row{id: id, synced: synced, sealed: r.sealed, saved: append(r.saved[:0], f.mu.content.own...)}
+	f.since.Store(0)
+	f.s.stats.saved.Add(1)
+	return nil
+}
+
+// putSession updates the session row id, or adds one when there is none: with
+// id 0, or when its commit was lost.
+func (f *File) putSession(tx *schema.Tx, id int64, synced bool) (newID int64, found bool, err error) {
+	bind := func(s *sqlite.Stmt) *sqlite.Stmt {
+		c, staging := &f.mu.content, ""
+		if c.staging != nil {
+			staging = c.staging.Name()
+		}
+		s.BindText(1, f.s.owner.name)
+		s.BindInt64(2, f.view.Branch().ID)
+		s.BindInt64(3, int64(f.ino))
+		s.BindNull(4)
+		if !c.inMem && !c.base.IsZero() {
+			s.BindBytes(4, c.base[:])
+		}
+		s.BindInt64(5, c.size)
+		s.BindInt64(6, f.mu.mtime)
+		s.BindText(7, staging)
+		s.BindBool(8, synced)
+		s.BindInt64(9, now())
+		return s
+	}
+	if id != 0 {
+		s := bind(tx.Stmt(`UPDATE write_session SET owner = ?, branch = ?, ino = ?, base = ?, size = ?, mtime = ?,
+			staging = ?, synced = ?, updated = ? WHERE id = ?`))
+		s.BindInt64(10, id)
+		if _, err := s.Step(); err != nil {
+			return 0, false, err
+		}
+		if tx.Conn().Changes() > 0 {
+			return id, true, nil
+		}
+	}
+	s := bind(tx.Stmt(`INSERT INTO write_session (id, owner, branch, ino, base, size, mtime, staging, synced, updated, created)
+		VALUES ((SELECT coalesce(max(id), 1) + 1 FROM write_session), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9)`))
+	if _, err := s.Step(); err != nil {
+		return 0, false, err
+	}
+	return tx.Conn().LastInsertRowID(), false, nil
+}
+
+// putChunks replaces all chunks of a session.
+func (c *content) putChunks(tx *schema.Tx, id int64) error {
+	s := tx.Stmt("DELETE FROM write_chunk WHERE session = ?")
+	s.BindInt64(1, id)
+	if _, err := s.Step(); err != nil {
+		return err
+	}
+	if c.inMem && c.size > 0 {
+		return putChunk(tx, id, span{0, c.size}, c.buf)
+	}
+	for _, r := range c.own {
+		if err := putChunk(tx, id, r, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// updateChunks turns the chunks of the runs saved into those of now.
+func (c *content) updateChunks(tx *schema.Tx, id int64, saved spans) error {
+	if c.inMem {
+		return c.putChunks(tx, id)
+	}
+	i := 0
+	for _, r := range c.own {
+		for ; i < len(saved) && saved[i].off < r.off; i++ {
+			if err := deleteChunk(tx, id, saved[i].off); err != nil {
+				return err
+			}
+		}
+		if i < len(saved) && saved[i].off == r.off {
+			if i++; saved[i-1] == r {
+				continue
+			}
+		}
+		if err := putChunk(tx, id, r, nil); err != nil {
+			return err
+		}
+	}
+	for ; i < len(saved); i++ {
+		if err := deleteChunk(tx, id, saved[i].off); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func putChunk(tx *schema.Tx, id int64, r span, data []byte) error {
+	s := tx.Stmt("INSERT OR REPLACE INTO write_chunk (session, off, len, data) VALUES (?, ?, ?, ?)")
+	s.BindInt64(1, id)
+	s.BindInt64(2, r.off)
+	s.BindInt64(3, r.len())
+	s.BindNull(4)
+	if data != nil {
+		s.BindBytes(4, data)
+	}
+	_, err := s.Step()
+	return err
+}
+
+func deleteChunk(tx *schema.Tx, id, off int64) error {
+	s := tx.Stmt("DELETE FROM write_chunk WHERE session = ? AND off = ?")
+	s.BindInt64(1, id)
+	s.BindInt64(2, off)
+	_, err := s.Step()
+	return err
+}
+
+// deleteRow deletes a session and its chunks; id 0 is none.
+func deleteRow(tx *schema.Tx, id int64) error {
+	if id == 0 {
+		return nil
+	}
+	s := tx.Stmt("DELETE FROM write_session WHERE id = ?")
+	s.BindInt64(1, id)
+	_, err := s.Step()
+	return err
+}
+
+// claim makes f the only session of its inode on its branch, or fails with
+// EBUSY. The session's row is the lock; it goes with the publish. Of two that
+// come at once the one with the smaller id has it. change must be held.
+func (f *File) claim() error {
+	var id int64
+	var owners []string
+	err := f.s.db.Write(func(tx *schema.Tx) (err error) {
+		if id, _, err = f.putSession(tx, 0, false); err != nil {
+			return err
+		}
+		owners = owners[:0]
+		s := tx.Stmt("SELECT owner FROM write_session WHERE branch = ? AND ino = ? AND id < ?")
+		s.BindInt64(1, f.view.Branch().ID)
+		s.BindInt64(2, int64(f.ino))
+		s.BindInt64(3, id)
+		for {
+			ok, err := s.Step()
+			if err != nil || !ok {
+				return err
+			}
+			owners = append(owners, s.ColumnText(0))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for _, o := range owners {
+		if o != f.s.owner.name && !alive(f.s.db.Dir(), o) {
+			continue // a session that a crash left; it does not write
+		}
+		err := fmt.Errorf("process %s is writing it: %w", pidOf(o), syscall.EBUSY)
+		if e := f.s.db.Write(func(tx *schema.Tx) error { return deleteRow(tx, id) }); e != nil {
+			err = e
+		}
+		return err
+	}
+	f.row = row{id: id, full: true}
+	return nil
+}
