@@ -139,6 +139,7 @@ func (fs *fileSystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, 
 		return status(err)
 	}
 	want := pathtree.NewInode{Mode: unix.S_IFREG | in.Mode&0o7777, UID: in.Uid, GID: in.Gid}
+	flags := in.Flags &^ unix.O_TRUNC
 	n, attr, err := fs.newInode(dir, name, in.Umask, want)
 	if errors.Is(err, syscall.EEXIST) && in.Flags&unix.O_EXCL == 0 {
 		// Another surface was faster than the kernel, which saw no such name.
@@ -146,17 +147,18 @@ func (fs *fileSystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, 
 			fs.nodes.forget(n.id, 1)
 			return fuse.Status(syscall.ESTALE) // look again
 		}
+		flags = in.Flags
 	}
 	if err != nil {
 		return status(err)
 	}
-	if err := fs.open(n, attr, in.Flags, in.OpenFlags, &out.OpenOut); err != nil {
+	if err := fs.open(n, attr, flags, in.OpenFlags, &out.OpenOut); err != nil {
 		fs.nodes.forget(n.id, 1)
 		return status(err)
 	}
 	fs.fillEntry(n, &attr, epoch, &out.EntryOut)
-	if in.Flags&unix.O_TRUNC != 0 {
-		out.EntryOut.Attr.Size = 0
+	if flags&unix.O_TRUNC != 0 {
+		out.EntryOut.Attr.Size, out.EntryOut.AttrValid = 0, 0
 	}
 	return fuse.OK
 }

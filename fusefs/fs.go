@@ -103,7 +103,7 @@ func overlay(f *writesession.File, in pathtree.Inode) pathtree.Inode {
 		return own
 	}
 	if dirty {
-		in.Size, in.Mtime, in.Ctime = own.Size, own.Mtime, max(in.Ctime, own.Ctime)
+		in.Size, in.Mtime, in.Ctime = own.Size, own.Mtime, max(in.Ctime+1, own.Ctime)
 	}
 	return in
 }

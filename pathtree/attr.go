@@ -58,6 +58,7 @@ type Content struct {
 	Hash       blobstore.Hash
 	Size       int64 // bytes
 	Mtime      int64 // ns since 1970; 0: now
+	Ctime      int64 // ns since 1970 of the last change; 0: now. Later than the present one in any case
 	ClearSetID bool  // clear suid, and sgid where group execution is allowed, as a write by an unprivileged process does
 	Session    int64 // write session that published it, for the event; 0 none
 }
@@ -89,10 +90,13 @@ func (v *View) setContent(tx *schema.Tx, ino Ino, n Content) (Inode, error) {
 	} else {
 		e.Old, e.New = hashBytes(old), hashBytes(n.Hash)
 	}
-	groups := groupContent
+	groups, before := groupContent, r.Ctime
 	r.Hash, r.Size, r.Mtime, r.Ctime = n.Hash, n.Size, c.now, c.now
 	if n.Mtime != 0 {
 		r.Mtime = n.Mtime
+	}
+	if n.Ctime != 0 {
+		r.Ctime = max(n.Ctime, before+1)
 	}
 	if n.ClearSetID {
 		if mode := withoutSetID(r.Mode); mode != r.Mode {

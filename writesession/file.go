@@ -83,7 +83,7 @@ func (f *File) overlay(in pathtree.Inode) pathtree.Inode {
 	if !f.mu.dirty {
 		return in
 	}
-	in.Size, in.Mtime, in.Ctime = f.mu.content.size, f.mu.mtime, max(in.Ctime, f.mu.changed)
+	in.Size, in.Mtime, in.Ctime = f.mu.content.size, f.mu.mtime, max(in.Ctime+1, f.mu.changed) // as publish will have it
 	if f.mu.clearSetID {
 		in.Mode &^= setIDBits(in.Mode)
 	}

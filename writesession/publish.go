@@ -177,7 +177,7 @@ func (f *File) record(st stored) (in pathtree.Inode, err error) {
 			return err
 		}
 		in, err = f.view.SetContent(tx, f.ino, pathtree.Content{
-			Hash: h, Size: st.size, Mtime: f.mu.mtime, ClearSetID: f.mu.clearSetID, Session: f.row.id,
+			Hash: h, Size: st.size, Mtime: f.mu.mtime, Ctime: f.mu.changed, ClearSetID: f.mu.clearSetID, Session: f.row.id,
 		})
 		if err != nil {
 			return err
