@@ -2,6 +2,7 @@ package pathtree
 
 import (
 	"encoding/binary"
+	"sort"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -34,15 +35,26 @@ func dirIno(bucket [16]byte, parent Ino, name string, n uint64) Ino {
 	return Ino(binary.BigEndian.Uint64(h[:])&(dirBit-1) | dirBit)
 }
 
-// newDirIno returns the first number for a directory that the branch does not
-// know: one that was removed or moved away is not made again.
+// newDirIno returns a number for a directory that the branch does not know:
+// one that was removed or moved away is not made again. Numbers are taken in
+// order, so a free one is found by doubling and halving: a lock directory may
+// be made and removed a million times.
 func (v *View) newDirIno(tx *schema.Tx, parent Ino, name string) (Ino, error) {
-	for n := uint64(0); ; n++ {
-		ino := dirIno(v.bucket.UUID, parent, name, n)
-		if _, ok, err := findInode(tx, v.chain, false, ino); err != nil || !ok {
-			return ino, err
+	var failed error
+	known := func(n int) bool {
+		_, ok, err := findInode(tx, v.chain, false, dirIno(v.bucket.UUID, parent, name, uint64(n)))
+		if err != nil {
+			failed = err
 		}
+		return ok
 	}
+	end := 0 // known(end) is false after the loop
+	for known(end) && failed == nil {
+		end = 2*end + 1
+	}
+	begin := end / 2
+	n := begin + sort.Search(end-begin, func(i int) bool { return !known(begin + i) })
+	return dirIno(v.bucket.UUID, parent, name, uint64(n)), failed
 }
 
 // newFileIno returns a number never given out before.
