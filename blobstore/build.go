@@ -121,7 +121,9 @@ var spanBuffers = sync.Pool{New: func() any { return new([spanSize]byte) }}
 func (b *build) span(i int64, buf *[spanSize]byte) error {
 	block := i / (blockGroups / spanGroups)
 	if b.isZeroBlock(block) {
-		b.blockCVs[block], _ = zeroBlock(block)
+		if i%(blockGroups/spanGroups) == 0 {
+			b.blockCVs[block], _ = zeroBlock(block)
+		}
 		return nil
 	}
 	b.mu.Lock()

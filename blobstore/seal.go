@@ -83,32 +83,33 @@ func (st *Staging) seal(ctx context.Context, size int64) (Hash, error) {
 // before it does so, since another Seal's row may already call it synced.
 func (st *Staging) adopt(ctx context.Context, h Hash, size int64, temp string) error {
 	s := st.s
+	s.sealing(h) // before the lease, which an AddFile of the same content would drop
 	there, err := s.leaseSeal(h, size)
+	if err == nil && !there {
+		there, err = st.moveIn(h, size, temp)
+	}
 	if err != nil {
+		s.unseal(h)
 		return err
 	}
-	fresh := false
-	if !there {
-		if fresh, err = st.moveIn(h, size, temp); err != nil {
-			return err
-		}
-	}
-	if !fresh {
+	if there {
 		_ = s.fs.remove(s.stagingPath(st.name))
 		if temp != "" {
 			_ = s.fs.remove(temp)
 		}
 	}
-	s.mu.Lock()
-	p := s.mu.sealed[h]
-	if p == nil {
-		p = new(sealed)
-		s.mu.sealed[h] = p
-	}
-	p.n++
-	p.fresh = p.fresh || fresh
-	s.mu.Unlock()
 	return nil
+}
+
+// sealing notes that a row of h is to come.
+func (s *Store) sealing(h Hash) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.mu.sealed[h]; p != nil {
+		p.n++
+	} else {
+		s.mu.sealed[h] = &sealed{n: 1}
+	}
 }
 
 // leaseSeal takes the lease and reports whether a good row and its bytes are
@@ -158,9 +159,13 @@ func (s *Store) hasBytes(h Hash, size int64) (bool, error) {
 	return false, nil
 }
 
-// moveIn reports whether the file is ours now.
-func (st *Staging) moveIn(h Hash, size int64, temp string) (fresh bool, err error) {
+// moveIn makes the blob of the file, or reports that a good one is there after
+// all.
+func (st *Staging) moveIn(h Hash, size int64, temp string) (there bool, err error) {
 	s := st.s
+	s.mu.Lock()
+	s.mu.sealed[h].fresh = true // said too early rather than too late
+	s.mu.Unlock()
 	if temp != "" {
 		if err := s.intoBlobs(s.fs.rename, temp, s.outboardPath(h)); err != nil {
 			return false, err
@@ -169,9 +174,8 @@ func (st *Staging) moveIn(h Hash, size int64, temp string) (fresh bool, err erro
 	from, to := s.stagingPath(st.name), s.blobPath(h)
 	err = s.intoBlobs(s.fs.adopt, from, to)
 	if err == nil || !errors.Is(err, os.ErrExist) {
-		return err == nil, err
+		return false, err
 	}
-	there := false
 	err = s.db.Read(func(tx *schema.Tx) (err error) {
 		there, err = s.vouched(tx, h)
 		return err
@@ -180,7 +184,7 @@ func (st *Staging) moveIn(h Hash, size int64, temp string) (fresh bool, err erro
 		there, err = s.hasBytes(h, size)
 	}
 	if err != nil || there {
-		return false, err
+		return there, err
 	}
 	if err := s.fs.sync(st.f); err != nil {
 		return false, err
@@ -192,5 +196,5 @@ func (st *Staging) moveIn(h Hash, size int64, temp string) (fresh bool, err erro
 	s.mu.Lock()
 	delete(s.mu.suspects, h)
 	s.mu.Unlock()
-	return true, nil
+	return false, nil
 }

@@ -72,7 +72,16 @@ func (s *Store) Sync(ctx context.Context, h Hash) error {
 	if h.IsZero() {
 		return nil
 	}
-	return s.syncFiles(ctx, []Hash{h})
+	if err := s.syncFiles(ctx, []Hash{h}); err != nil {
+		return err
+	}
+	return s.db.Read(func(tx *schema.Tx) error {
+		_, found, err := lookup(tx, h)
+		if err == nil && !found {
+			err = missing(h)
+		}
+		return err
+	})
 }
 
 // unsynced is a row with synced 0 as it was before its file was synced.
@@ -82,6 +91,7 @@ type unsynced struct {
 	size    int64
 }
 
+// syncFiles syncs those of the hashes that have a row with synced 0.
 func (s *Store) syncFiles(ctx context.Context, hashes []Hash) error {
 	var todo []unsynced
 	err := s.db.Read(func(tx *schema.Tx) error {
@@ -90,13 +100,7 @@ func (s *Store) syncFiles(ctx context.Context, hashes []Hash) error {
 			if err != nil {
 				return err
 			}
-			if !found {
-				if len(hashes) == 1 {
-					return missing(h)
-				}
-				continue // its transaction failed
-			}
-			if !r.inline && !r.synced && r.state != stateQuarantined {
+			if found && !r.inline && !r.synced && r.state != stateQuarantined {
 				todo = append(todo, unsynced{h, r.created, r.size})
 			}
 		}
@@ -133,6 +137,9 @@ func (s *Store) syncContents(ctx context.Context, todo []unsynced) (good []unsyn
 		if err == nil {
 			err = s.syncContent(u)
 		}
+		if errors.Is(err, ErrMissing) && s.collected(u) {
+			continue
+		}
 		if err != nil {
 			if first == nil {
 				first = fmt.Errorf("sync blob %s: %w", u.hash, err)
@@ -148,6 +155,17 @@ func (s *Store) syncContents(ctx context.Context, todo []unsynced) (good []unsyn
 		}
 	}
 	return good, first
+}
+
+// collected reports whether the row is gone or made anew.
+func (s *Store) collected(u unsynced) bool {
+	gone := false
+	err := s.db.Read(func(tx *schema.Tx) error {
+		r, found, err := lookup(tx, u.hash)
+		gone = !found || r.created != u.created
+		return err
+	})
+	return err == nil && gone
 }
 
 func (s *Store) isThere(u unsynced) bool {
