@@ -149,9 +149,8 @@ func contentChanged(tx *schema.Tx, in Info) (bool, error) {
 	}
 }
 
+// publishOrphan publishes f, which adopt has made. change must be held.
 func (f *File) publishOrphan(ctx context.Context) (pathtree.Inode, error) {
-	f.change.Lock()
-	defer f.release()
 	in, err := f.publish(ctx)
 	if err == nil && f.mu.dirty {
 		f.drop()
@@ -164,10 +163,17 @@ func stillOpen(in Info) error {
 	return fmt.Errorf("session %d is being written by process %s: %w", in.ID, in.PID, syscall.EBUSY)
 }
 
-// leave ends the use of f and keeps its session as recorded.
+// leave ends the use of f, which shows what is published from now on, and
+// keeps its session as recorded. change must be held.
 func (f *File) leave() {
+	st := f.mu.content.staging
+	f.mu.Lock()
+	f.setContent(clean(f.mu.inode.Hash, f.mu.inode.Size))
+	f.mu.dirty = false
+	f.mu.Unlock()
+	f.row = row{}
 	f.closeBlobs()
-	if st := f.mu.content.staging; st != nil {
+	if st != nil {
 		st.Leave()
 	}
 }
@@ -197,7 +203,8 @@ func (s *Sessions) Abort(ctx context.Context, id int64) error {
 	return s.db.Write(func(tx *schema.Tx) error { return deleteRow(tx, id) })
 }
 
-// adopt makes a File of a recorded session, known to nobody else.
+// adopt makes a File of a recorded session, known to nobody else, with change
+// held.
 func (s *Sessions) adopt(id int64) (*File, Info, error) {
 	var f *File
 	var info Info
@@ -214,6 +221,7 @@ func (s *Sessions) adopt(id int64) (*File, Info, error) {
 			return err
 		}
 		f = newFile(s, v, in)
+		f.change.Lock()
 		f.mu.content, err = readContent(tx, info)
 		return err
 	})

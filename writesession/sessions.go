@@ -101,6 +101,9 @@ func (s *Sessions) Close(ctx context.Context) error {
 	for _, f := range s.open(func(*File) bool { return true }) {
 		if err := f.finish(ctx); err != nil {
 			errs = append(errs, err)
+			f.change.Lock()
+			f.leave()
+			f.release()
 		}
 	}
 	if s.owner != nil {

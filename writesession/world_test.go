@@ -3,8 +3,12 @@ package writesession
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -225,4 +229,15 @@ func fill(n int, seed byte) []byte {
 		p[i] = byte(i>>12)*7 + byte(i) + seed
 	}
 	return p
+}
+
+// stagingFiles is an error when a staging file is left.
+func stagingFiles(w *world) error {
+	entries, err := os.ReadDir(filepath.Join(w.dir, stagingDir))
+	for _, e := range entries {
+		if e.Type().IsRegular() && !strings.HasPrefix(e.Name(), "owner-") {
+			err = errors.Join(err, fmt.Errorf("%s is left", e.Name()))
+		}
+	}
+	return err
 }

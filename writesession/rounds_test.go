@@ -1,0 +1,5 @@
+//go:build !nightly
+
+package writesession
+
+const rounds = 6 // of kill -9
