@@ -145,14 +145,15 @@ func findInode(tx *schema.Tx, ch chain, live bool, ino Ino) (r inodeRow, ok bool
 }
 
 // combine adds to r the groups that further versions set. An mtime can be set
-// with the content or, explicitly, with the attributes: the later one counts.
+// with the content or, explicitly, with the attributes: the later one counts,
+// by ctime, because a version overwritten in place keeps its stamp.
 func combine(w *walk, r *inodeRow) error {
 	const setsMtime = groupContent | groupAttrs
 	var next inodeRow
-	var mtimeAt schema.Stamp
+	var setAt int64
 	have := r.groups
 	if have&setsMtime != 0 {
-		mtimeAt = r.Stamp
+		setAt = r.Ctime
 	}
 	for have != groupAll {
 		ok, err := w.next()
@@ -171,8 +172,8 @@ func combine(w *walk, r *inodeRow) error {
 		if set&groupLinks != 0 {
 			r.Nlink = next.Nlink
 		}
-		if set&setsMtime != 0 && next.Stamp > mtimeAt {
-			r.Mtime, mtimeAt = next.Mtime, next.Stamp
+		if set&setsMtime != 0 && next.Ctime > setAt {
+			r.Mtime, setAt = next.Mtime, next.Ctime
 		}
 		r.Ctime = max(r.Ctime, next.Ctime)
 	}
