@@ -3,7 +3,7 @@
 // that what else the machine does hits all alike; the medians are printed as a
 // table of rates and of ratios.
 //
-//	go run ./integration/bench [-quick] [-reps 3] [-only untar,rename] [-dir DIR]
+//	go run ./integration/bench [-quick] [-reps 3] [-only untar,rename] [-dir DIR] [-alkfs BINARY]
 //
 // It needs root to drop caches; without, cold rows are warm and say so.
 package main
@@ -26,6 +26,7 @@ type options struct {
 	reps  int
 	only  []string
 	dir   string
+	bin   string
 }
 
 func main() {
@@ -35,6 +36,7 @@ func main() {
 	flag.IntVar(&o.reps, "reps", 3, "repetitions; medians are printed")
 	flag.StringVar(&only, "only", "", "workloads to run, by name, separated by commas")
 	flag.StringVar(&o.dir, "dir", "", "where to work; default a temporary directory")
+	flag.StringVar(&o.bin, "alkfs", "", "alkfs binary to measure; default is to build this tree's")
 	flag.Parse()
 	if only != "" {
 		o.only = strings.Split(only, ",")
@@ -166,8 +168,10 @@ func number(x float64) string {
 		return fmt.Sprintf("%.0f", x)
 	case x >= 10:
 		return fmt.Sprintf("%.1f", x)
+	case x >= 1:
+		return fmt.Sprintf("%.2f", x)
 	}
-	return fmt.Sprintf("%.2f", x)
+	return fmt.Sprintf("%.3f", x)
 }
 
 func cpuModel() string {

@@ -44,7 +44,12 @@ func command(dir, name string, args ...string) error {
 // prepare builds the binaries and makes what the workloads take as input.
 func (b *bench) prepare() error {
 	b.alkfs, b.loop = filepath.Join(b.dir, "alkfs-bin"), filepath.Join(b.dir, "loopback-bin")
-	for out, pkg := range map[string]string{b.alkfs: "/cmd/alkfs", b.loop: "/integration/bench/loopback"} {
+	build := map[string]string{b.alkfs: "/cmd/alkfs", b.loop: "/integration/bench/loopback"}
+	if b.bin != "" {
+		delete(build, b.alkfs)
+		b.alkfs = b.bin
+	}
+	for out, pkg := range build {
 		if err := command("", "go", "build", "-o", out, module+pkg); err != nil {
 			return err
 		}
