@@ -2,11 +2,14 @@ package integration_test
 
 import (
 	"bytes"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/alkdev/alkfs"
 )
 
 func filled(c byte, n int) []byte { return bytes.Repeat([]byte{c}, n) }
@@ -230,5 +233,33 @@ func TestUnlinkedButOpen(t *testing.T) {
 		t.Fatalf("%v, %v", names, err)
 	}
 	m.unmount(t)
+	s.fsckDeep(t)
+}
+
+// A writer that gives up leaves the old version, also on a mount that looked.
+func TestAbortLeavesTheOldVersion(t *testing.T) {
+	s := newStore(t)
+	st := openStore(t, s.dir)
+	v, err := st.View(alkfs.Spec{})
+	must(t, err)
+	must(t, v.WriteFile("doc", filled('o', 300_000), 0o644))
+	m := s.mount(t)
+	holds(t, m.path("doc"), 'o', 300_000)
+	for _, size := range []int{10, 3 << 20} {
+		f, err := v.OpenFile("doc", os.O_RDWR, 0)
+		must(t, err)
+		_, err = f.WriteAt(filled('n', size), 0)
+		must(t, err)
+		f.Abort()
+		must(t, f.Close())
+		holds(t, m.path("doc"), 'o', 300_000)
+		b, err := fs.ReadFile(v, "doc")
+		must(t, err)
+		if !bytes.Equal(b, filled('o', 300_000)) {
+			t.Error("the writer's own view changed")
+		}
+	}
+	m.unmount(t)
+	must(t, st.Close())
 	s.fsckDeep(t)
 }
