@@ -23,7 +23,8 @@ type dirScan struct {
 	tx   *schema.Tx
 	s    *sqlite.Stmt
 	dir  Ino
-	more bool // s is at a row
+	more bool   // s is at a row
+	at   string // its name
 }
 
 // scanDir starts after the name after. Nothing else may scan a directory in tx
@@ -41,7 +42,9 @@ func (d *dirScan) seek(after string) (err error) {
 	} else {
 		d.s.BindBytes(2, []byte(after))
 	}
-	d.more, err = d.s.Step()
+	if d.more, err = d.s.Step(); d.more {
+		d.at = d.s.ColumnText(2)
+	}
 	return err
 }
 
@@ -57,7 +60,7 @@ func (d *dirScan) next() (e Entry, ok bool, err error) {
 
 // name consumes the versions of one name; Ino is 0 if there is no entry.
 func (d *dirScan) name() (Entry, error) {
-	e := Entry{Name: d.s.ColumnText(2)}
+	e := Entry{Name: d.at}
 	for rows := 0; ; rows++ {
 		if rows == hotRows {
 			return d.hot(e.Name)
@@ -69,7 +72,7 @@ func (d *dirScan) name() (Entry, error) {
 		if d.more, err = d.s.Step(); err != nil || !d.more {
 			return e, err
 		}
-		if d.s.ColumnLen(2) != len(e.Name) || d.s.ColumnText(2) != e.Name {
+		if d.at = d.s.ColumnText(2); d.at != e.Name {
 			return e, nil
 		}
 	}
