@@ -25,7 +25,7 @@ const (
 // MergeOptions says how to merge. The zero value asks.
 type MergeOptions struct {
 	Strategy Strategy
-	DryRun   bool       // only say what would be done
+	DryRun   bool       // only say what would be done, conflicting changes aside; tx need not be able to write
 	Message  string     // kept with the merge and shown by Log
 	Text     *TextMerge // merge text line by line where both sides edited a file; nil: that is a conflict
 }
@@ -52,5 +52,48 @@ type MergeResult struct {
 // in either direction, starts from it. It is one transaction; on any error
 // nothing is changed.
 func (t *Tree) Merge(tx *schema.Tx, src, dst *View, o MergeOptions) (MergeResult, error) {
-	return MergeResult{}, syscall.EIO
+	r, err := t.merge(tx, src, dst, o)
+	return r, fail("merge", src.branch.Name+" into "+dst.branch.Name, err)
+}
+
+func (t *Tree) merge(tx *schema.Tx, src, dst *View, o MergeOptions) (r MergeResult, err error) {
+	if src.bucket.ID != dst.bucket.ID {
+		return r, syscall.EXDEV
+	}
+	if dst.at != 0 {
+		return r, syscall.EROFS
+	}
+	base, known, err := mergeBase(tx, src, dst)
+	if err != nil {
+		return r, err
+	}
+	c := newCandidates()
+	for _, l := range src.chain {
+		if err := c.add(tx, l.branch, known[l.branch], max(l.bound, known[l.branch])); err != nil {
+			return r, err
+		}
+	}
+	if len(c.edges)+len(c.inodes) == 0 {
+		return r, nil
+	}
+	p := t.newPlan(tx, base, dst, src, o)
+	if err := p.touched(c); err != nil {
+		return r, err
+	}
+	d, err := p.fit()
+	if err != nil {
+		return r, err
+	}
+	if r, err = p.result(d); err != nil {
+		return r, err
+	}
+	switch {
+	case o.DryRun:
+		return r, nil
+	case o.Strategy == Ask && len(r.Conflicts) > 0:
+		r.Applied, r.Texts = nil, nil
+		return r, ErrConflict
+	}
+	r.ID, err = p.apply(d, src, dst)
+	return r, err
 }

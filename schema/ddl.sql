@@ -54,8 +54,7 @@ CREATE TABLE merge (                     -- what was merged, so that the next me
   src       INTEGER NOT NULL REFERENCES branch,
   src_stamp INTEGER NOT NULL,
   dst       INTEGER NOT NULL REFERENCES branch,
-  dst_base  INTEGER NOT NULL,            -- dst just before: the merge's versions are in (dst_base, dst_stamp]
-  dst_stamp INTEGER NOT NULL,
+  dst_stamp INTEGER NOT NULL,            -- that of every version the merge wrote
   message   TEXT NOT NULL DEFAULT '',
   created   INTEGER NOT NULL
 ) STRICT;
