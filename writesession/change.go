@@ -1,6 +1,7 @@
 package writesession
 
 import (
+	"errors"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +15,7 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 	f.change.Lock()
 	defer f.release()
 	n, err := f.write(p, off)
+	f.refuse(err)
 	return n, f.fail("write", err)
 }
 
@@ -24,7 +26,18 @@ func (f *File) Append(p []byte) (off int64, err error) {
 	defer f.release()
 	off = f.mu.content.size
 	_, err = f.write(p, off)
+	f.refuse(err)
 	return off, f.fail("append", err)
+}
+
+// refuse notes that the disk did not take a write, so that what is there of it
+// does not become the file's content by the close that follows; the next change
+// that succeeds takes that back. change must be held.
+func (f *File) refuse(err error) {
+	f.refused = nil
+	if f.mu.dirty && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EIO)) {
+		f.refused = err
+	}
 }
 
 // write stores p at off. change must be held.
@@ -208,7 +221,9 @@ func (f *File) Truncate(size int64) error {
 	}
 	f.change.Lock()
 	defer f.release()
-	return f.fail("truncate", f.truncate(size))
+	err := f.truncate(size)
+	f.refuse(err)
+	return f.fail("truncate", err)
 }
 
 // truncate is Truncate with change held.

@@ -45,6 +45,7 @@ func CopyRange(dst *File, dstOff int64, src *File, srcOff, n int64) (int64, erro
 	} else {
 		n, err = dst.copyBytes(dstOff, src, srcOff, n)
 	}
+	dst.refuse(err)
 	return n, dst.fail("copy to", err)
 }
 

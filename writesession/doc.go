@@ -35,7 +35,10 @@
 // # Errors
 //
 // They wrap a syscall.Errno: EROFS, EFBIG (beyond MaxSize), ENOSPC, EBUSY,
-// EISDIR. After an error of Publish, Sync or Close the old version stands and
+// EISDIR. When the disk does not take a write (ENOSPC, EDQUOT, EIO), publishing
+// fails with the same error until a later change of the file succeeds: half of
+// what a program meant to write does not replace the old version. After an
+// error of Publish, Sync or Close the old version stands and
 // the session is kept, by a File that nobody has open if need be, so that
 // opening it again or a later process can go on. Only what nobody can name any
 // more, a file without links, is dropped.

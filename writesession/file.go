@@ -49,7 +49,9 @@ type File struct {
 	due   atomic.Int64                   // ns; when a deferred flush publishes; 0: none
 	row   row                            // guarded by change
 	cost  cost                           // guarded by change
-	kept  []*blobstore.Blob              // given out by ReadOnlyBlob, no longer the base; guarded by mu
+
+	refused error             // of the last change, when the disk did not take it; guarded by change
+	kept    []*blobstore.Blob // given out by ReadOnlyBlob, no longer the base; guarded by mu
 }
 
 func newFile(s *Sessions, v *pathtree.View, in pathtree.Inode) *File {

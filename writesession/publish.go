@@ -69,6 +69,9 @@ func (f *File) publish(ctx context.Context) (pathtree.Inode, error) {
 	if !f.mu.dirty {
 		return f.mu.inode, nil
 	}
+	if f.refused != nil {
+		return pathtree.Inode{}, f.refused
+	}
 	begun := time.Now()
 	stored, err := f.store(ctx)
 	if err != nil {
@@ -292,6 +295,7 @@ func (f *File) drop() {
 	f.setContent(clean(f.mu.inode.Hash, f.mu.inode.Size))
 	f.mu.dirty, f.mu.clearSetID = false, false
 	f.mu.Unlock()
+	f.refused = nil
 	f.since.Store(0)
 	f.due.Store(0)
 	discard(st)
