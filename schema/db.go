@@ -93,7 +93,7 @@ func Open(ctx context.Context, dir string, opts Options) (*DB, error) {
 	db := &DB{dir: dir, opts: opts, log: opts.Logger, readers: make(chan *Tx, readerConns)}
 	if err := db.open(ctx); err != nil {
 		db.closeFiles()
-		return nil, fmt.Errorf("open store %s: %w", dir, describe(err))
+		return nil, fmt.Errorf("open store %s: %w", dir, describe(onFullDisk(dir, err)))
 	}
 	bg, cancel := context.WithCancel(context.Background())
 	db.stop = cancel

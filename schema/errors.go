@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"syscall"
 
+	"golang.org/x/sys/unix"
 	"zombiezen.com/go/sqlite"
 )
 
@@ -34,6 +35,16 @@ func describe(err error) error {
 		return fmt.Errorf("cannot open the database: is this a store, and may you read it? (%w)", err)
 	}
 	return err
+}
+
+// onFullDisk says so where SQLite speaks of an I/O error because the disk has no
+// room for the files it opens a database with.
+func onFullDisk(dir string, err error) error {
+	var st unix.Statfs_t
+	if sqlite.ErrCode(err).ToPrimary() != sqlite.ResultIOErr || unix.Statfs(dir, &st) != nil || int64(st.Bavail)*st.Bsize >= 64<<10 {
+		return err
+	}
+	return fmt.Errorf("%w: make some room first (%v)", syscall.ENOSPC, err)
 }
 
 // urlPath spells a file name inside an SQLite URI.
