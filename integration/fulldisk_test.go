@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -28,14 +29,20 @@ func smallDisk(t testing.TB, mib int) (dir, image string) {
 // fill takes all space on the disk but about keep bytes, in a file it returns.
 func fill(t testing.TB, dir string, keep int64) string {
 	t.Helper()
-	var st syscall.Statfs_t
-	must(t, syscall.Statfs(dir, &st))
 	ballast := filepath.Join(dir, "ballast")
 	f, err := os.Create(ballast)
 	must(t, err)
 	defer f.Close()
-	must(t, syscall.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-keep))
+	must(t, syscall.Fallocate(int(f.Fd()), 0, 0, free(t, dir)-keep))
 	return ballast
+}
+
+// free returns the bytes that may still be written to a disk.
+func free(t testing.TB, dir string) int64 {
+	t.Helper()
+	var st syscall.Statfs_t
+	must(t, syscall.Statfs(dir, &st))
+	return int64(st.Bavail) * st.Bsize
 }
 
 // put writes a file as a program would that looks at every error.
@@ -63,14 +70,9 @@ func TestFullDisk(t *testing.T) {
 	must(t, put(m.path("small"), []byte("small")))
 	m.settle(t)
 	ballast := fill(t, disk, 12<<20)
+	t.Logf("%d KiB left", free(t, disk)>>10)
 
-	if err := put(m.path("old"), filled('n', 40<<20)); !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("overwriting with 40 MiB: %v, want ENOSPC", err)
-	}
-	if err := put(m.path("new"), filled('n', 40<<20)); !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("a new file of 40 MiB: %v, want ENOSPC", err)
-	}
-	// Small files, until that fails too.
+	// Small files, until one fails.
 	kept := map[string][]byte{}
 	var err error
 	for i := 0; i < 20_000 && err == nil; i++ {
@@ -80,10 +82,16 @@ func TestFullDisk(t *testing.T) {
 			kept[name] = b
 		}
 	}
-	if !errors.Is(err, syscall.ENOSPC) {
+	if !errors.Is(err, syscall.ENOSPC) || len(kept) == 0 {
 		t.Errorf("small files, after %d of them: %v, want ENOSPC", len(kept), err)
 	}
 	t.Logf("%d small files went in", len(kept))
+	if err := put(m.path("old"), filled('n', 40<<20)); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("overwriting with 40 MiB: %v, want ENOSPC", err)
+	}
+	if err := put(m.path("new"), filled('n', 40<<20)); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("a new file of 40 MiB: %v, want ENOSPC", err)
+	}
 	whole := func(when string) {
 		t.Helper()
 		for name, want := range kept {
@@ -116,7 +124,7 @@ func TestFullDisk(t *testing.T) {
 	s.fsckDeep(t)
 }
 
-// A disk that is full already when the store opens.
+// A disk that is full already when the store opens: it says so, or works.
 func TestMountOnAFullDisk(t *testing.T) {
 	disk, _ := smallDisk(t, 64)
 	s := storeAt(t, filepath.Join(disk, "store"))
@@ -124,12 +132,16 @@ func TestMountOnAFullDisk(t *testing.T) {
 	must(t, put(m.path("file"), filled('a', 100_000)))
 	m.unmount(t)
 	ballast := fill(t, disk, 0)
-	m = s.mountAt(t, m.dir)
-	holds(t, m.path("file"), 'a', 100_000)
-	if err := put(m.path("large"), filled('b', 8<<20)); !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("write on a full disk: %v", err)
+	if r := s.try(t, "cat", "default/main:file"); r.code != 0 {
+		if err := saysError(r); err != nil || !strings.Contains(r.err, "no space left") {
+			t.Errorf("on a full disk: %v: %s", err, r.err)
+		}
+	} else if r.out != string(filled('a', 100_000)) {
+		t.Error("wrong content")
 	}
 	must(t, os.Remove(ballast))
+	m = s.mountAt(t, m.dir)
+	holds(t, m.path("file"), 'a', 100_000)
 	must(t, put(m.path("large"), filled('b', 8<<20)))
 	m.unmount(t)
 	s.fsckDeep(t)
