@@ -1,0 +1,49 @@
+// Package sftpsrv serves the branches of a store over SFTP, and a few alkfs
+// commands over ssh exec.
+//
+// # Model
+//
+// x/crypto/ssh brings connections with a user; package access says what the
+// user may see. An SFTP session shows it as /BUCKET/BRANCH/PATH. Everything a
+// session does is a transaction on a pathtree view or a call of a writesession
+// File; this package only translates. Rights are looked at for every request as
+// they are then, reads and writes of open files included, so that what is
+// revoked ends at once, and a user or key that is removed loses its connections.
+//
+// What no grant covers has the answers of what does not exist. Paths are cleaned
+// by their text before they are looked up and cannot leave the root; symbolic
+// links are followed inside their own branch only, an absolute target being
+// taken as the user would type it. mkdir of /BUCKET/NAME forks main; no request
+// removes or renames a branch or a bucket.
+//
+// # Files
+//
+// An open file is one write session: other connections and mounts see the old
+// version until the close, whose status says whether it was published. The
+// status of a close or a rename comes after the commit, so it holds against
+// kill -9; fsync@openssh.com holds against a power cut. When a connection ends
+// with files open, what was written to them is kept as orphaned sessions and not
+// published: half an upload replaces nothing. Files belong to the process that
+// serves; modes are kept but not enforced, owners cannot be changed and set-id
+// bits not set.
+//
+// # Why a filter
+//
+// pkg/sftp's request server would do most of this, but it hands writes to
+// workers that lose their order, answers fstat by path, drops the mode given at
+// create, and knows three extensions of twelve. It has no hooks for any of that.
+// A fork and a server of our own were rejected: its parsing and packet order are
+// well worn. So filter.go stands in front of it and answers what it cannot.
+//
+// # Limits
+//
+// A connection holds at most maxReading bytes of file data, one packet and the
+// SSH window of 2 MiB in memory, besides its open files' own buffers. Options
+// bound connections in number and in time. Everything is safe for concurrent
+// use; Serve returns when all its connections are over.
+//
+// # Errors
+//
+// statusOf is the one table from errors to SFTP status codes. Texts sent to
+// clients name nothing of the store.
+package sftpsrv
