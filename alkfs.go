@@ -148,11 +148,7 @@ func (s *Store) withdrawLost(ctx context.Context) error {
 	for _, h := range bad {
 		var paths []string
 		err := s.db.Write(func(tx *schema.Tx) (err error) {
-			if t, ok := any(s.tree).(interface {
-				Withdraw(tx *schema.Tx, h blobstore.Hash) ([]string, error)
-			}); ok {
-				paths, err = t.Withdraw(tx, h)
-			}
+			paths, err = s.tree.Withdraw(tx, h)
 			return err
 		})
 		if err != nil {

@@ -1,0 +1,228 @@
+package alkfs
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// What Diff, Merge and Log return; see pathtree for the fields.
+type (
+	Change        = pathtree.Change
+	ChangeKind    = pathtree.ChangeKind
+	Conflict      = pathtree.Conflict
+	MergeResult   = pathtree.MergeResult
+	MergeStrategy = pathtree.Strategy
+	LogEntry      = pathtree.LogEntry
+)
+
+// Kinds of Change, and strategies of Merge.
+const (
+	Added        = pathtree.Added
+	Deleted      = pathtree.Deleted
+	Modified     = pathtree.Modified
+	Renamed      = pathtree.Renamed
+	ModeChanged  = pathtree.ModeChanged
+	TypeChanged  = pathtree.TypeChanged
+	XattrChanged = pathtree.XattrChanged
+
+	Ask    = pathtree.Ask
+	Ours   = pathtree.Ours
+	Theirs = pathtree.Theirs
+	Both   = pathtree.Both
+)
+
+// ErrConflict is returned by Merge with the strategy Ask when there are
+// conflicts; nothing was changed then.
+var ErrConflict = pathtree.ErrConflict
+
+// MergeOptions says how to merge.
+type MergeOptions struct {
+	Strategy MergeStrategy // default Ask
+	DryRun   bool          // only say what would be done
+	Message  string        // kept with the merge and shown by Log
+	Lines    bool          // where both sides edited a text, merge it line by line
+}
+
+// Diff returns what one must change to get from a to b, sorted by path. A path
+// in b (or else in a) limits it to what is there and below. Its cost is that of
+// what was changed, not that of the tree.
+func (s *Store) Diff(a, b Spec) (changes []Change, err error) {
+	va, err := s.View(a)
+	if err != nil {
+		return nil, err
+	}
+	vb, err := s.View(b)
+	if err != nil {
+		return nil, err
+	}
+	return s.diffViews(va, vb, b.Path, a.Path)
+}
+
+// DiffViews is Diff between open views, below a path, "" or "." for all.
+func (s *Store) DiffViews(a, b *View, under string) ([]Change, error) {
+	return s.diffViews(a, b, under, "")
+}
+
+func (s *Store) diffViews(a, b *View, under, orUnder string) (changes []Change, err error) {
+	err = s.db.Snapshot(func(tx *schema.Tx) (err error) {
+		changes, err = s.tree.Diff(tx, a.v, b.v, 0)
+		return err
+	})
+	if under = cleanPath(under); under == "" {
+		under = cleanPath(orUnder)
+	}
+	if err != nil || under == "" {
+		return changes, err
+	}
+	changes = slices.DeleteFunc(changes, func(c Change) bool { return !within(c.Path, under) && !within(c.OldPath, under) })
+	if len(changes) == 0 && !a.has(under) && !b.has(under) {
+		return nil, pathError("diff", under, fs.ErrNotExist)
+	}
+	return changes, nil
+}
+
+func (v *View) has(name string) bool {
+	_, err := v.stat("lstat", name, false)
+	return err == nil
+}
+
+// ForkView returns the view that the branch of spec was forked from, as it was
+// then, and false when it has no parent.
+func (s *Store) ForkView(spec Spec) (*View, bool, error) {
+	view := &View{store: s}
+	found := false
+	err := s.db.Read(func(tx *schema.Tx) error {
+		br, _, err := s.resolve(tx, spec)
+		if err != nil || br.Parent == 0 {
+			return err
+		}
+		at := br.Fork
+		if br.Live {
+			at = 0
+		}
+		found = true
+		view.v, err = s.tree.View(tx, br.Parent, at)
+		return err
+	})
+	if err != nil || !found {
+		return nil, false, err
+	}
+	return view, true, nil
+}
+
+// Merge brings what changed in src since it and dst last had the same state into
+// dst, in one transaction. Conflicts that o does not decide are in the result,
+// with ErrConflict and nothing changed. src may be as of a time (src.At).
+func (s *Store) Merge(src, dst Spec, o MergeOptions) (r MergeResult, err error) {
+	from, err := s.View(src)
+	if err != nil {
+		return r, err
+	}
+	to, err := s.View(Spec{Bucket: dst.Bucket, Branch: dst.Branch})
+	if err != nil {
+		return r, err
+	}
+	po := pathtree.MergeOptions{Strategy: o.Strategy, DryRun: o.DryRun, Message: o.Message}
+	if o.Lines {
+		po.Text = &pathtree.TextMerge{Read: s.readContent, Store: s.storeContent}
+	}
+	err = s.write(func(tx *schema.Tx) (err error) {
+		r, err = s.tree.Merge(tx, from.v, to.v, po)
+		return err
+	})
+	if err == nil && !o.DryRun {
+		s.refresh(to, r.Applied)
+	}
+	return r, err
+}
+
+// readContent returns whole content inside a transaction.
+func (s *Store) readContent(tx *schema.Tx, h blobstore.Hash, size int64) ([]byte, error) {
+	blob, err := s.blobs.OpenTx(tx, h, size)
+	if err != nil {
+		return nil, err
+	}
+	defer blob.Close()
+	p := make([]byte, size)
+	_, err = io.ReadFull(io.NewSectionReader(blob, 0, size), p)
+	return p, err
+}
+
+// storeContent stores p inside a transaction.
+func (s *Store) storeContent(tx *schema.Tx, p []byte) (blobstore.Hash, error) {
+	c, err := s.contentOf(context.Background(), p)
+	if err != nil {
+		return blobstore.Hash{}, err
+	}
+	return c.add(tx, s.blobs)
+}
+
+// refresh tells open files of this process that their content was replaced.
+func (s *Store) refresh(v *View, changes []Change) {
+	for _, c := range changes {
+		if c.New != nil && c.New.IsRegular() {
+			s.sessions.Refresh(v.v.Branch().ID, c.New.Ino)
+		}
+	}
+}
+
+// Log returns at most limit versions (0: all) of what is or last was at the path
+// of spec, newest first.
+func (s *Store) Log(spec Spec, limit int) (list []LogEntry, err error) {
+	v, err := s.View(spec)
+	if err != nil {
+		return nil, err
+	}
+	err = s.db.Snapshot(func(tx *schema.Tx) (err error) {
+		list, err = s.tree.Log(tx, v.v, cleanPath(spec.Path), limit)
+		return err
+	})
+	return list, pathError("log", spec.Path, err)
+}
+
+// Restore makes the path of spec as it was at spec.At, by new versions on top,
+// so that it can be undone by another Restore. The rest of the branch stays.
+func (s *Store) Restore(spec Spec) (changes []Change, err error) {
+	if spec.At == "" {
+		return nil, fmt.Errorf("restore %s: say as of when: %w", spec, ErrBadSpec)
+	}
+	from, err := s.View(spec)
+	if err != nil {
+		return nil, err
+	}
+	to, err := s.View(Spec{Bucket: spec.Bucket, Branch: spec.Branch})
+	if err != nil {
+		return nil, err
+	}
+	err = s.write(func(tx *schema.Tx) (err error) {
+		changes, err = s.tree.Restore(tx, to.v, cleanPath(spec.Path), from.v)
+		return err
+	})
+	if err != nil {
+		return nil, pathError("restore", spec.Path, err)
+	}
+	s.refresh(to, changes)
+	return changes, nil
+}
+
+// BranchName returns the name of a branch by its id, "" when it is not known.
+func (s *Store) BranchName(id int64) (name string) {
+	_ = s.db.Read(func(tx *schema.Tx) error {
+		if br, err := s.tree.BranchByID(tx, id); err == nil {
+			name = br.Name
+		}
+		return nil
+	})
+	return name
+}
+
+// StampTime returns the wall-clock time of a stamp.
+func StampTime(st Stamp) time.Time { return st.Time() }
