@@ -16,15 +16,14 @@ import (
 	"github.com/alkdev/alkfs/writesession"
 )
 
-// Errors that callers test for.
-var (
-	ErrNoStore     = errors.New("there is no store there") // with Options.MustExist
-	ErrNewerFormat = schema.ErrNewerFormat
-	ErrDamaged     = errors.New("damaged")
-)
-
 // closeDeadline bounds how long Close waits for open files to be published.
 const closeDeadline = 60 * time.Second
+
+const databaseFile = "alkfs.db"
+
+// Format is the store format that this package writes. Older ones are migrated,
+// newer ones refused with ErrNewerFormat.
+var Format = schema.Format
 
 // Options configures Open; the zero value opens for reading and writing and
 // makes the store when there is none.
@@ -68,16 +67,18 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 
 // Exists reports whether dir holds a store.
 func Exists(dir string) bool {
-	_, err := os.Stat(filepath.Join(dir, "alkfs.db"))
+	_, err := os.Stat(filepath.Join(dir, databaseFile))
 	return err == nil
 }
 
 func (s *Store) open(ctx context.Context, o Options) error {
-	if (o.MustExist || o.ReadOnly) && !Exists(s.dir) {
-		if _, err := os.Stat(filepath.Join(s.dir, "alkfs.db")); !errors.Is(err, fs.ErrNotExist) {
+	if o.MustExist || o.ReadOnly {
+		_, err := os.Stat(filepath.Join(s.dir, databaseFile))
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("store %s: %w", s.dir, ErrNoStore)
+		} else if err != nil {
 			return fmt.Errorf("open store: %w", err)
 		}
-		return fmt.Errorf("store %s: %w", s.dir, ErrNoStore)
 	}
 	var key []byte
 	if !o.ReadOnly {

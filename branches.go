@@ -200,26 +200,3 @@ func (s *Store) resolveSnapshot(tx *schema.Tx, spec Spec, snap Snapshot) (Branch
 	}
 	return br, snap.Stamp, err
 }
-
-// named adds what kind of thing an error is about; nil stays nil.
-func named(kind, name string, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("there is no %s %q: %w", kind, name, bare(err))
-	case errors.Is(err, fs.ErrExist):
-		return fmt.Errorf("%s %q: %w", kind, name, bare(err))
-	}
-	return fmt.Errorf("%s %q: %w", kind, name, err)
-}
-
-// bare strips the operation and path that pathtree put on err.
-func bare(err error) error {
-	var e *pathtree.Error
-	for errors.As(err, &e) && e.Err != nil {
-		err = e.Err
-		e = nil
-	}
-	return err
-}

@@ -226,3 +226,15 @@ func (s *Store) BranchName(id int64) (name string) {
 
 // StampTime returns the wall-clock time of a stamp.
 func StampTime(st Stamp) time.Time { return st.Time() }
+
+// ReadInode returns the content of a regular file that Diff, Merge or Log gave.
+func (v *View) ReadInode(in Inode) ([]byte, error) {
+	blob, err := v.openBlob(in)
+	if err != nil {
+		return nil, err
+	}
+	defer blob.Close()
+	p := make([]byte, in.Size)
+	_, err = io.ReadFull(io.NewSectionReader(blob, 0, in.Size), p)
+	return p, err
+}

@@ -262,18 +262,3 @@ func validPath(name string) bool {
 }
 
 func base(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
-
-// pathError wraps err as io/fs asks for; nil stays nil.
-func pathError(op, name string, err error) error {
-	if err == nil {
-		return nil
-	}
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return err
-	}
-	return &fs.PathError{Op: op, Path: name, Err: bare(err)}
-}
-
-// Errno returns the error number that err wraps, EIO when it has none.
-func Errno(err error) syscall.Errno { return pathtree.Errno(err) }

@@ -29,6 +29,7 @@ type MountOptions struct {
 	Passthrough bool    // the kernel reads large files from their blobs itself on a writable mount too
 	UID, GID    *uint32 // shown as the owner and group of everything
 	Umask       *uint32 // permission bits never shown
+	Name        string  // first column of df and mount; default "alkfs"
 	Debug       bool    // log every request
 }
 
@@ -48,7 +49,7 @@ type MountStats = fusefs.Stats
 func (s *Store) Mount(ctx context.Context, spec Spec, dir string, o MountOptions) (*Mount, error) {
 	fo := fusefs.Options{
 		ReadOnly: o.ReadOnly || s.readOnly, AllowOther: o.AllowOther, Passthrough: o.Passthrough,
-		UID: o.UID, GID: o.GID, Umask: o.Umask, Debug: o.Debug,
+		UID: o.UID, GID: o.GID, Umask: o.Umask, FsName: o.Name, Debug: o.Debug,
 	}
 	err := s.db.Read(func(tx *schema.Tx) error {
 		br, at, err := s.resolve(tx, spec)

@@ -1,0 +1,305 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/alkdev/alkfs"
+)
+
+func (a *app) bucketCommand() *cobra.Command {
+	create := &cobra.Command{
+		Use: "create NAME", Short: "Make a bucket with an empty branch main",
+		Example: "  alkfs bucket create work",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), making, func(s *alkfs.Store) error {
+				b, err := s.CreateBucket(args[0])
+				if err == nil && a.json {
+					err = a.emit(bucketFields(b)...)
+				}
+				return err
+			})
+		},
+	}
+	ls := &cobra.Command{
+		Use: "ls", Short: "List the buckets",
+		Example: "  alkfs bucket ls",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.with(cmd.Context(), reading, func(s *alkfs.Store) error {
+				list, err := s.Buckets()
+				for _, b := range list {
+					if !a.json {
+						a.printf("%s\n", quote(b.Name))
+					} else if err == nil {
+						err = a.emit(bucketFields(b)...)
+					}
+				}
+				return err
+			})
+		},
+	}
+	var force bool
+	rm := &cobra.Command{
+		Use: "rm NAME", Short: "Remove a bucket with all branches and their history",
+		Example: "  alkfs bucket rm --force work",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
+				if _, err := s.Branches(args[0]); err != nil { // does it exist?
+					return err
+				}
+				if err := a.confirm(force, fmt.Sprintf("Remove bucket %s with all its branches and history? It cannot be brought back.", quote(args[0]))); err != nil {
+					return err
+				}
+				return s.RemoveBucket(args[0])
+			})
+		},
+		ValidArgsFunction: a.completeThen(1, a.completeBuckets),
+	}
+	forceFlag(rm, &force)
+	return group("bucket", "Make, list and remove buckets", "  alkfs bucket create work\n  alkfs mount work ./work", create, ls, rm)
+}
+
+func bucketFields(b alkfs.Bucket) []any {
+	return []any{"name", b.Name, "uuid", fmt.Sprintf("%x", b.UUID), "created", jsonTime(b.Created)}
+}
+
+func (a *app) branchCommand() *cobra.Command {
+	return group("branch", "Make, list, rename and remove branches",
+		"  alkfs branch create experiment\n  alkfs branch ls",
+		a.branchCreateCommand(), a.branchLsCommand(), a.branchRenameCommand(), a.branchRmCommand())
+}
+
+func (a *app) branchCreateCommand() *cobra.Command {
+	var from string
+	var o alkfs.BranchOptions
+	c := &cobra.Command{
+		Use: "create BRANCH", Short: "Fork a branch: a full copy at once, whatever its size",
+		Long: `Makes a branch that starts as what --from (default: main) holds now, or held at
+--at. From then on the two are apart until a merge; a --live branch keeps
+following its parent wherever it has no version of its own.`,
+		Example: `  alkfs branch create experiment
+  alkfs branch create work/fix --from work/release
+  alkfs branch create before --at "1h ago"`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			to, err := alkfs.ParseBranchSpec(args[0])
+			if err != nil {
+				return err
+			}
+			src, err := alkfs.ParseBranchSpec(from)
+			if err != nil {
+				return err
+			}
+			if src.Bucket != "" && to.Bucket != "" && src.Bucket != to.Bucket {
+				return usagef("a branch stays in its bucket: %s is in %s, %s would be in %s", quote(from), quote(src.Bucket), quote(args[0]), quote(to.Bucket))
+			}
+			if to.Bucket == "" {
+				to.Bucket = src.Bucket
+			}
+			o.From = src.Branch
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
+				b, err := s.CreateBranch(to.Bucket, to.Branch, o)
+				if err == nil && a.json {
+					err = a.emit(a.branchFields(s, b)...)
+				}
+				return err
+			})
+		},
+	}
+	c.Flags().StringVar(&from, "from", "", "branch to start from (default main)")
+	atFlag(c, &o.At, "start from what it held")
+	c.Flags().BoolVar(&o.Live, "live", false, "keep following the branch it starts from")
+	_ = c.RegisterFlagCompletionFunc("from", a.completeBranches)
+	return c
+}
+
+func (a *app) branchFields(s *alkfs.Store, b alkfs.Branch) []any {
+	fields := []any{"name", b.Name, "uuid", fmt.Sprintf("%x", b.UUID), "created", jsonTime(b.Created), "live", b.Live}
+	if b.Parent != 0 {
+		fields = append(fields, "parent", s.BranchName(b.Parent))
+		if !b.Live {
+			fields = append(fields, "forked", jsonTime(alkfs.StampTime(b.Fork)))
+		}
+	}
+	return fields
+}
+
+func (a *app) branchLsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "ls [BUCKET]", Short: "List the branches of a bucket",
+		Example: "  alkfs branch ls\n  alkfs branch ls work --json",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), reading, func(s *alkfs.Store) error {
+				list, err := s.Branches(first(args))
+				if err != nil {
+					return err
+				}
+				names := make(map[int64]string, len(list))
+				for _, b := range list {
+					names[b.ID] = b.Name
+				}
+				for _, b := range list {
+					if a.json {
+						if err := a.emit(a.branchFields(s, b)...); err != nil {
+							return err
+						}
+						continue
+					}
+					a.printf("%-20s %s", quote(b.Name), humanTime(b.Created))
+					if parent, ok := names[b.Parent]; b.Parent != 0 {
+						if !ok {
+							parent = s.BranchName(b.Parent) + " (removed)"
+						}
+						how := "from"
+						if b.Live {
+							how = "follows"
+						}
+						a.printf("  %s %s", how, quote(parent))
+					}
+					a.printf("\n")
+				}
+				return nil
+			})
+		},
+		ValidArgsFunction: a.completeThen(1, a.completeBuckets),
+	}
+}
+
+func (a *app) branchRenameCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "rename BRANCH NAME", Short: "Rename a branch",
+		Example: "  alkfs branch rename experiment idea",
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			spec, err := alkfs.ParseBranchSpec(args[0])
+			if err != nil {
+				return err
+			}
+			to, err := alkfs.ParseBranchSpec(args[1])
+			if err != nil {
+				return err
+			}
+			if to.Bucket != "" && to.Bucket != spec.Bucket {
+				return usagef("a branch stays in its bucket")
+			}
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
+				return s.RenameBranch(spec.Bucket, spec.Branch, to.Branch)
+			})
+		},
+		ValidArgsFunction: a.completeThen(1, a.completeBranches),
+	}
+}
+
+func (a *app) branchRmCommand() *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use: "rm BRANCH...", Short: "Remove branches; those made from them stay whole",
+		Example: "  alkfs branch rm --force experiment",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
+				for _, arg := range args {
+					spec, err := alkfs.ParseBranchSpec(arg)
+					if err != nil {
+						return err
+					}
+					if _, err := s.View(spec); err != nil {
+						return err
+					}
+					if err := a.confirm(force, fmt.Sprintf("Remove branch %s with what was changed in it?", quote(spec.String()))); err != nil {
+						return err
+					}
+					if err := s.RemoveBranch(spec.Bucket, spec.Branch); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+		ValidArgsFunction: a.completeBranches,
+	}
+	forceFlag(c, &force)
+	return c
+}
+
+func (a *app) snapshotCommand() *cobra.Command {
+	var message string
+	create := &cobra.Command{
+		Use: "create NAME [BRANCH]", Short: "Name what a branch holds now, and keep it for ever",
+		Example: "  alkfs snapshot create before-upgrade\n  alkfs snapshot create v1 work/release -m 'as shipped'",
+		Args:    cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			spec, err := alkfs.ParseBranchSpec(first(args[1:]))
+			if err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
+				snap, err := s.CreateSnapshot(spec, args[0], message)
+				if err == nil && a.json {
+					err = a.emit(a.snapshotFields(s, snap)...)
+				}
+				return err
+			})
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if len(args) != 1 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return a.completeBranches(cmd, args, word)
+		},
+	}
+	create.Flags().StringVarP(&message, "message", "m", "", "what it is")
+	ls := &cobra.Command{
+		Use: "ls [BUCKET]", Short: "List the snapshots of a bucket",
+		Example: "  alkfs snapshot ls",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), reading, func(s *alkfs.Store) error {
+				list, err := s.Snapshots(first(args))
+				for _, snap := range list {
+					if !a.json {
+						a.printf("%-20s %s  of %s  %s\n", quote(snap.Name), humanTime(snap.Created), quote(s.BranchName(snap.Branch)), snap.Message)
+					} else if err == nil {
+						err = a.emit(a.snapshotFields(s, snap)...)
+					}
+				}
+				return err
+			})
+		},
+		ValidArgsFunction: a.completeThen(1, a.completeBuckets),
+	}
+	var force bool
+	rm := &cobra.Command{
+		Use: "rm NAME", Short: "Forget a snapshot; what only it shows is no longer kept",
+		Long:    "Forgets a snapshot. NAME is in the bucket default, BUCKET/NAME in another.",
+		Example: "  alkfs snapshot rm --force before-upgrade",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			spec, err := alkfs.ParseBranchSpec(args[0])
+			if err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
+				if _, err := s.View(alkfs.Spec{Bucket: spec.Bucket, At: spec.Branch}); err != nil {
+					return err
+				}
+				if err := a.confirm(force, fmt.Sprintf("Forget snapshot %s?", quote(spec.Branch))); err != nil {
+					return err
+				}
+				return s.RemoveSnapshot(spec.Bucket, spec.Branch)
+			})
+		},
+	}
+	forceFlag(rm, &force)
+	return group("snapshot", "Make, list and forget snapshots", "  alkfs snapshot create before-upgrade\n  alkfs ls --at before-upgrade", create, ls, rm)
+}
+
+func (a *app) snapshotFields(s *alkfs.Store, snap alkfs.Snapshot) []any {
+	return []any{"name", snap.Name, "branch", s.BranchName(snap.Branch), "message", snap.Message,
+		"time", jsonTime(alkfs.StampTime(snap.Stamp)), "created", jsonTime(snap.Created)}
+}

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// run executes one command line and returns its exit status.
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once, unless someone else listens
+
+	a := newApp(os.Stdin, os.Stdout, os.Stderr)
+	root := a.rootCommand()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if e := a.out.Flush(); err == nil {
+		err = e
+	}
+	if err == nil {
+		return statusOK
+	}
+	if !a.started {
+		err = usageError{err}
+	}
+	if text := a.explain(err); text != "" {
+		fmt.Fprint(a.err, text)
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return statusInterrupted
+	}
+	return exitStatus(err)
+}
