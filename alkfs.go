@@ -107,6 +107,7 @@ func (s *Store) open(ctx context.Context, o Options) error {
 	if o.ReadOnly {
 		return nil
 	}
+	s.db.OnLost(func(error) { s.sessions.Lost() })
 	return s.withdrawLost(ctx)
 }
 

@@ -23,7 +23,7 @@ func (s *Sessions) background(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
-			f.attend(ctx, n)
+			s.wg.Go(func() { f.attend(ctx, n) }) // one may take long
 		}
 	}
 }

@@ -3,6 +3,7 @@ package writesession
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"runtime"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/schema"
 )
 
 // File is one regular file as one surface sees it, with what that surface
@@ -308,6 +310,42 @@ func (f *File) apply(in pathtree.Inode) {
 	}
 }
 
+// reread goes back to the version that the database has.
+func (f *File) reread() {
+	var in pathtree.Inode
+	err := f.s.db.Read(func(tx *schema.Tx) (err error) {
+		in, err = f.view.Inode(tx, f.ino)
+		return err
+	})
+	if err != nil {
+		return // what was lost includes the file itself
+	}
+	f.change.Lock()
+	defer f.release()
+	f.later.Store(nil)
+	f.revert(in)
+}
+
+// revert makes in, which may be older than what f knows, the published
+// version. Content that f still holds and that is no longer published makes f
+// dirty. change must be held.
+func (f *File) revert(in pathtree.Inode) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old, c := f.mu.inode, &f.mu.content
+	f.mu.inode = in
+	if f.mu.dirty || in.Hash == old.Hash && in.Size == old.Size {
+		return
+	}
+	if newer(&old, &in) && (c.inMem || c.size > blobstore.InlineMax) {
+		f.touch()
+		f.mu.mtime = old.Mtime
+		f.row.full, f.row.sealed = true, !c.inMem
+		return
+	}
+	f.setContent(clean(in.Hash, in.Size))
+}
+
 // Close ends one Open. The last one publishes what is unpublished, or drops it
 // when the file has no links left. When that fails the changes are kept for
 // the next Open of the file, or for a later process.
@@ -337,9 +375,9 @@ func (f *File) finish(ctx context.Context) error {
 	}
 	if err != nil {
 		if e := f.save(false); e != nil {
-			f.s.log.Warn("session not recorded", "ino", f.ino, "error", e)
+			err = errors.Join(err, fmt.Errorf("the session is in memory only: %w", e))
 		}
-		return err
+		return f.fail("close", err)
 	}
 	f.unclaim() // it may have claimed the inode and then changed nothing
 	if f.s.forget(f) {

@@ -522,6 +522,39 @@ func TestPublishGoesOnAfterTheTransactionFailed(t *testing.T) {
 	}
 }
 
+func TestWhatTheDatabaseLostIsPublishedAgain(t *testing.T) {
+	w := newWorld(t, small)
+	for i, n := range []int{10, 30 << 10, 100 << 10} {
+		name := string(rune('a' + i))
+		f := w.create(w.main, name)
+		before := f.Inode()
+		want := fill(n, 3)
+		w.put(f, 0, want)
+		f.SetMtime(77)
+		w.publish(f)
+		w.write(func(tx *schema.Tx) error { // as if the batch had gone
+			_, err := w.main.SetContent(tx, f.Ino(), pathtree.Content{})
+			return err
+		})
+		f.change.Lock()
+		f.revert(before)
+		f.release()
+		if !f.Dirty() {
+			t.Fatal("content that is not published is clean")
+		}
+		w.holds(f, want)
+		w.shut(f)
+		w.same(w.published(w.main, name), want)
+		if in := w.stat(w.main, name); in.Mtime != 77 {
+			t.Fatal(in.Mtime)
+		}
+	}
+	f := w.open(w.main, "a")
+	w.s.Lost()
+	w.holds(f, fill(10, 3))
+	w.shut(f)
+}
+
 func eventually(t testing.TB, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {

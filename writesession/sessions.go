@@ -230,6 +230,23 @@ func (s *Sessions) Refresh(branch int64, ino pathtree.Ino) {
 	}
 }
 
+// Lost tells that writes which the database acknowledged are lost after all;
+// it is for schema.DB.OnLost and returns at once. Open files go back to what
+// the database has, and what they had published and still hold becomes
+// unpublished again.
+func (s *Sessions) Lost() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
+		return
+	}
+	s.wg.Go(func() {
+		for _, f := range s.open(func(f *File) bool { return !f.view.ReadOnly() }) {
+			f.reread()
+		}
+	})
+}
+
 // Overlay returns in with what v's surface has changed and not published laid
 // over it: size, times and cleared set-id bits. It is for stat of a file that
 // may be open.
