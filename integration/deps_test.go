@@ -18,18 +18,18 @@ const module = "github.com/alkdev/alkfs"
 // import: dependencies point one way. A package that is not listed here is one
 // that nobody has decided about.
 var mayImport = map[string][]string{
-	"schema":       {},
-	"notify":       {"schema"},
-	"blobstore":    {"schema"},
-	"pathtree":     {"schema", "notify", "blobstore"},
-	"writesession": {"schema", "notify", "blobstore", "pathtree"},
-	"fusefs":       {"schema", "notify", "blobstore", "pathtree", "writesession"},
-	"access":       {"schema", "pathtree"},
-	"sftpsrv":      {"schema", "notify", "blobstore", "pathtree", "writesession", "access"},
-	"crdtsync":     {"schema", "notify", "blobstore", "pathtree"},
-	"":             {"schema", "notify", "blobstore", "pathtree", "writesession", "fusefs", "access", "sftpsrv", "crdtsync"},
-	"cmd":          {""},
-	"integration":  {"*"},
+	"schema":         {},
+	"notify":         {"schema"},
+	"blobstore":      {"schema"},
+	"pathtree":       {"schema", "notify", "blobstore"},
+	"writesession":   {"schema", "notify", "blobstore", "pathtree"},
+	"fusefs":         {"schema", "notify", "blobstore", "pathtree", "writesession"},
+	"sftpsrv/access": {"schema", "pathtree"},
+	"sftpsrv":        {"schema", "notify", "blobstore", "pathtree", "writesession", "sftpsrv/access"},
+	"crdtsync":       {"schema", "notify", "blobstore", "pathtree"},
+	"":               {"schema", "notify", "blobstore", "pathtree", "writesession", "fusefs", "sftpsrv/access", "sftpsrv", "crdtsync"},
+	"cmd":            {""},
+	"integration":    {"*"},
 }
 
 // only names, for each foreign import path (with all below it), the packages

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/crypto/ssh"
 
-	"github.com/alkdev/alkfs/access"
 	"github.com/alkdev/alkfs/schema"
+	"github.com/alkdev/alkfs/sftpsrv/access"
 )
 
 // identity is who a connection belongs to and by what. It travels in the

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/alkdev/alkfs/access"
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/sftpsrv/access"
 	"github.com/alkdev/alkfs/writesession"
 )
 

@@ -11,9 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/alkdev/alkfs/access"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
+	"github.com/alkdev/alkfs/sftpsrv/access"
 	"github.com/alkdev/alkfs/writesession"
 )
 

@@ -8,9 +8,9 @@ import (
 	"github.com/pkg/sftp"
 	"golang.org/x/sys/unix"
 
-	"github.com/alkdev/alkfs/access"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
+	"github.com/alkdev/alkfs/sftpsrv/access"
 )
 
 // handlers are the session as pkg/sftp calls it. Every error goes through

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/alkdev/alkfs/access"
+	"github.com/alkdev/alkfs/sftpsrv/access"
 )
 
 const hostKeyFile = "ssh_host_ed25519_key"

@@ -8,9 +8,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/alkdev/alkfs/access"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
+	"github.com/alkdev/alkfs/sftpsrv/access"
 )
 
 // entry is a name and what it names; it is pkg/sftp's os.FileInfo.

@@ -13,10 +13,10 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/alkdev/alkfs/access"
 	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
+	"github.com/alkdev/alkfs/sftpsrv/access"
 	"github.com/alkdev/alkfs/writesession"
 )
 

@@ -12,10 +12,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/alkdev/alkfs/access"
 	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
+	"github.com/alkdev/alkfs/sftpsrv/access"
 )
 
 // maxHandles is how many files and directories a session may hold open.
