@@ -1,6 +1,7 @@
 package blobstore
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -204,6 +205,33 @@ func (b *Blob) ReadAt(p []byte, off int64) (n int, err error) {
 		err = io.EOF
 	}
 	return n, err
+}
+
+// Verified reports whether all of the content has been found to match since
+// the blob came into the cache: then bytes read through File match as well, as
+// far as the kernel's cache and the disk can be trusted from then on.
+func (b *Blob) Verified() bool { return b.file == nil || b.file.verified(0, b.size) }
+
+// Verify reads what is not verified yet.
+func (b *Blob) Verify(ctx context.Context) error {
+	if b.file == nil {
+		return nil
+	}
+	buf := spanBuffers.Get().(*[spanSize]byte)
+	defer spanBuffers.Put(buf)
+	for off := int64(0); off < b.size; off += spanSize {
+		p := buf[:min(spanSize, b.size-off)]
+		if b.file.verified(off, off+int64(len(p))) {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := b.file.readAt(p, off); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close releases the handle. The second Close does nothing.

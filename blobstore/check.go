@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/alkdev/alkfs/schema"
@@ -34,9 +35,11 @@ type checkedRow struct {
 
 // checker is one run of Check.
 type checker struct {
-	s           *Store
-	o           CheckOptions
-	rep         CheckReport
+	s   *Store
+	o   CheckOptions
+	rep CheckReport
+
+	mu          sync.Mutex // guards done, and keeps calls of Progress apart
 	done, total int64
 }
 
@@ -102,6 +105,8 @@ func (s *Store) rowsAfter(id int64, n int) (rows []checkedRow, err error) {
 }
 
 func (c *checker) progress(n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.done += n
 	if c.o.Progress != nil {
 		c.o.Progress(c.done, c.total)
@@ -195,7 +200,7 @@ func (c *checker) checkFile(ctx context.Context, r checkedRow, deep bool) error 
 	} else if fi.Size() != r.size {
 		err = damaged(r.hash, "its file has another size")
 	}
-	if c.o.Deep && err == nil || errors.Is(err, ErrDamaged) && c.o.Deep {
+	if c.o.Deep && (err == nil || errors.Is(err, ErrDamaged)) {
 		c.progress(r.size - (c.done - done))
 	}
 	return err
@@ -212,6 +217,9 @@ func (c *checker) hashFile(ctx context.Context, f *os.File, r checkedRow) error 
 		return damaged(r.hash, "its file has another size")
 	}
 	b := build{src: f, size: r.size}
+	if c.o.Deep {
+		b.progress = c.progress
+	}
 	var cmp *comparing
 	if r.size > spanSize {
 		cmp = &comparing{}

@@ -216,6 +216,9 @@ func (s *Store) sweepStrays(ctx context.Context, dry bool, before int64, rep *GC
 // before the time given and have neither row nor lease.
 func (s *Store) eachStray(ctx context.Context, before int64, f func([]condemned) error) error {
 	dirs, err := os.ReadDir(filepath.Join(s.dir, "blobs"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -325,11 +328,15 @@ func (s *Store) sweepOneStaging(name string, dry bool) (size int64, dead bool, e
 	return fi.Size(), dead, nil
 }
 
-// sessionNames reports whether a write session names the staging file. A
-// process that died before it could commit its session has none, so what is
-// committed decides.
+// sessionNames reports whether a write session names the staging file. It waits
+// for what a process that has just left the file has yet to commit; one that
+// died before its commit has no session.
 func (s *Store) sessionNames(name string) (named bool, err error) {
-	err = s.db.Read(func(tx *schema.Tx) error {
+	look := s.db.Write
+	if s.db.ReadOnly() {
+		look = s.db.Read
+	}
+	err = look(func(tx *schema.Tx) error {
 		q := tx.Stmt("SELECT EXISTS (SELECT 1 FROM write_session WHERE staging = ?)")
 		q.BindText(1, name)
 		_, err := q.Step()

@@ -71,6 +71,9 @@ func (st *Staging) seal(ctx context.Context, size int64) (Hash, error) {
 		}
 		return Hash{}, err
 	}
+	if st.mu.failed != nil {
+		s.newFiles.fail(h, st.mu.failed)
+	}
 	st.f.Close()
 	return h, nil
 }
@@ -97,8 +100,33 @@ func (st *Staging) adopt(ctx context.Context, h Hash, size int64, temp string) e
 		if temp != "" {
 			_ = s.fs.remove(temp)
 		}
+	} else if !st.mu.taken && size >= seenSize {
+		s.seen(h, size)
 	}
 	return nil
+}
+
+// seenSize is the size from which opening a file that may never be read is
+// cheaper than hashing it again when it is.
+const seenSize = 256 << 10
+
+// seen caches the file of h, all of which Seal has just hashed, as verified.
+func (s *Store) seen(h Hash, size int64) {
+	f, err := os.Open(s.blobPath(h))
+	if err != nil {
+		return
+	}
+	bf := newBlobFile(s, h, size, f)
+	for i := range bf.spans {
+		bf.spans[i].Store(done)
+	}
+	s.mu.Lock()
+	if s.mu.files[h] == nil {
+		s.mu.files[h] = bf
+	}
+	bf.refs = 1
+	s.mu.Unlock()
+	s.release(bf)
 }
 
 // sealing notes that a row of h is to come.

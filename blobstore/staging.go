@@ -31,6 +31,8 @@ type Staging struct {
 		from    int64 // first byte of what it wrote and that is not given to the hashers
 		running int   // hashers at work on this file
 		ended   bool
+		taken   bool  // chaining values were taken from other blobs, unseen
+		failed  error // of an fsync, after which none can be trusted
 	}
 	idle sync.Cond // running fell to 0
 }
@@ -132,7 +134,17 @@ func (st *Staging) ReadAt(p []byte, off int64) (int, error) { return st.f.ReadAt
 
 // Sync returns when what was written is on the disk, under its name.
 func (st *Staging) Sync() error {
-	if err := st.s.fs.sync(st.f); err != nil {
+	st.mu.Lock()
+	err := st.mu.failed
+	st.mu.Unlock()
+	if err == nil {
+		if err = st.s.fs.sync(st.f); err != nil {
+			st.mu.Lock()
+			st.mu.failed = err
+			st.mu.Unlock()
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("staging file %s: %w", st.name, err)
 	}
 	return st.s.fs.syncDir(filepath.Join(st.s.dir, "staging"))
@@ -281,6 +293,7 @@ func (st *Staging) put(i int64, mask uint64, cvs *[spanGroups]cv) {
 		sp.cvs[g] = cvs[g]
 	}
 	sp.known |= mask
+	st.mu.taken = true
 }
 
 // spanLocked returns span i, made if need be. mu must be held.

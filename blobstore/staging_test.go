@@ -240,6 +240,7 @@ func TestCopyFromDamaged(t *testing.T) {
 	p := noise(21, 4*spanSize)
 	h := sealFile(t, s, p)
 	flip(t, s.blobPath(h), 2*spanSize+5)
+	s.forget(h)
 	b, err := s.Open(h, int64(len(p)))
 	if err != nil {
 		t.Fatal(err)

@@ -213,10 +213,22 @@ func TestGroupsAreVerifiedOnce(t *testing.T) {
 	s := openTest(t, t.TempDir(), Options{})
 	p := noise(5, 4*spanSize)
 	h := sealFile(t, s, p)
+	wantBlob(t, s, p)
+	if n := s.counts.verified.Load(); n != 0 {
+		t.Errorf("%d groups hashed that Seal had just hashed", n)
+	}
+	s.forget(h)
+	b, err := s.Open(h, int64(len(p)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
 	for range 3 {
 		wantBlob(t, s, p)
 	}
-	_ = h
+	if !b.Verified() {
+		t.Error("not verified")
+	}
 	if n := s.counts.verified.Load(); n != 4*spanGroups {
 		t.Errorf("%d groups hashed, want %d", n, 4*spanGroups)
 	}
@@ -232,6 +244,7 @@ func TestFlippedBit(t *testing.T) {
 		p := noise(6, n)
 		h := sealFile(t, s, p)
 		flip(t, s.blobPath(h), int64(n)-3)
+		s.forget(h)
 		b, err := s.Open(h, int64(n))
 		if err != nil {
 			t.Fatal(err)
@@ -320,6 +333,7 @@ func TestOutboardIsRebuilt(t *testing.T) {
 				t.Fatal(err)
 			}
 			harm(s.outboardPath(h))
+			s.forget(h)
 			wantBlob(t, s, p)
 			if now, _ := os.ReadFile(s.outboardPath(h)); !bytes.Equal(now, good) {
 				t.Error("the outboard is another one")
@@ -362,6 +376,128 @@ func TestBackgroundSync(t *testing.T) {
 		var err error
 		if gen, err = s.db.Wait(ctx, gen); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+func TestVerify(t *testing.T) {
+	s := openTest(t, t.TempDir(), Options{})
+	for _, n := range []int{100, 40_000, 2*spanSize + 1} {
+		p := noise(10, n)
+		h := sealFile(t, s, p)
+		s.forget(h)
+		b, err := s.Open(h, int64(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b.Verified() {
+			t.Errorf("%d bytes: verified before anything was read", n)
+		}
+		if err := b.Verify(context.Background()); err != nil || !b.Verified() {
+			t.Errorf("%d bytes: Verify: %v", n, err)
+		}
+		b.Close()
+	}
+}
+
+// A read's finding reaches the next check, deep or not, in any process.
+func TestSuspect(t *testing.T) {
+	dir := t.TempDir()
+	s, other := openTest(t, dir, Options{}), openTest(t, dir, Options{})
+	p, q := noise(11, 100_000), noise(12, 100_000)
+	h := sealFile(t, s, p)
+	sealFile(t, s, q)
+	flip(t, s.blobPath(h), 5)
+	gen := s.db.Generation()
+	if _, err := readBlob(s, h, int64(len(p))); !errors.Is(err, ErrDamaged) {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for rep := (CheckReport{}); len(rep.Damaged) == 0; {
+		var err error
+		if gen, err = s.db.Wait(ctx, gen); err != nil {
+			t.Fatal(err)
+		}
+		if rep, err = other.Check(ctx, CheckOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if rep, err := other.Check(ctx, CheckOptions{}); err != nil || len(rep.Quarantined) != 1 || len(rep.Damaged) != 0 {
+		t.Errorf("the second time: %+v, %v", rep, err)
+	}
+	sealFile(t, other, p)
+	wantBlob(t, other, p)
+	if err := s.db.Barrier(); err != nil {
+		t.Fatal(err)
+	}
+	if rep, err := s.Check(ctx, CheckOptions{Deep: true}); err != nil || len(rep.Quarantined)+len(rep.Damaged) != 0 {
+		t.Errorf("stored anew: %+v, %v", rep, err)
+	}
+	wantBlob(t, s, p)
+}
+
+func TestReadOnly(t *testing.T) {
+	dir := t.TempDir()
+	p := noise(13, 3*spanSize)
+	s := openTest(t, dir, Options{})
+	h := sealFile(t, s, p)
+	if err := s.db.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(s.outboardPath(h))
+	db, err := schema.Open(context.Background(), dir, schema.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	ro, err := Open(context.Background(), dir, db, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ro.Close()
+	wantBlob(t, ro, p)
+	if _, err := os.Stat(s.outboardPath(h)); err == nil {
+		t.Error("a read-only store wrote an outboard")
+	}
+	if rep, err := ro.GC(context.Background(), GCOptions{Grace: -1, DryRun: true}); err != nil || rep.Blobs != 1 {
+		t.Errorf("GC: %+v, %v", rep, err)
+	}
+	flip(t, s.blobPath(h), 5)
+	rep, err := ro.Check(context.Background(), CheckOptions{Deep: true})
+	if err != nil || len(rep.Damaged) != 1 {
+		t.Errorf("Check: %+v, %v", rep, err)
+	}
+	if _, err := os.Stat(s.blobPath(h)); err != nil {
+		t.Errorf("a read-only store moved a blob: %v", err)
+	}
+}
+
+func TestCheckProgress(t *testing.T) {
+	s := openTest(t, t.TempDir(), Options{})
+	sizes := []int{100, 40_000, 3*spanSize + 1}
+	var want int64
+	for _, n := range sizes {
+		sealFile(t, s, noise(14, n))
+		want += int64(n)
+	}
+	err := s.db.Write(func(tx *schema.Tx) error { _, err := s.PutInline(tx, make([]byte, 500)); return err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	want += 500
+	for _, deep := range []bool{true, false} {
+		var done, total int64
+		rep, err := s.Check(context.Background(), CheckOptions{Deep: deep, Progress: func(d, t int64) { done, total = d, t }})
+		if err != nil || rep.Bytes != want || rep.Blobs != 4 {
+			t.Errorf("%+v, %v", rep, err)
+		}
+		end := want
+		if !deep {
+			end = 4
+		}
+		if done != end || total != end {
+			t.Errorf("deep %v: progress ends at %d of %d, want %d", deep, done, total, end)
 		}
 	}
 }
