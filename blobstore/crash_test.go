@@ -238,8 +238,8 @@ func torn(rnd *rand.Rand, synced, now []byte) []byte {
 // power is cut: after VerifyUnsynced every good row reads right, and what Sync
 // answered is good.
 func TestPowerCut(t *testing.T) {
-	const rounds = 25
-	for round := range rounds {
+
+	for round := range powerCuts {
 		seed := uint64(round)
 		ok := t.Run(fmt.Sprint(seed), func(t *testing.T) { powerCut(t, rand.New(rand.NewPCG(seed, 77))) })
 		if !ok {

@@ -1,0 +1,6 @@
+//go:build !nightly
+
+package blobstore
+
+// powerCuts is the number of seeds that TestPowerCut tries.
+const powerCuts = 12
