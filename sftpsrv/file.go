@@ -28,6 +28,7 @@ type openFile struct {
 	s         *session
 	view      *pathtree.View
 	writable  bool
+	changes   bool // its close publishes; so for a truncating open too
 	appending bool
 	lost      atomic.Bool // the connection ended before the close
 }
@@ -106,6 +107,9 @@ func (f *openFile) Close() error {
 		return reply(f.File.Preserve())
 	case !f.File.Dirty():
 		return reply(f.File.Close())
+	case !f.changes && f.allowed(access.Write) == nil:
+		// What is unpublished came through another handle of this session.
+		return reply(f.File.Close())
 	case f.File.Inode().Size > publishNow:
 		f.s.detach(f)
 		return nil
@@ -157,6 +161,7 @@ func (s *session) open(p string, flags uint32, a attrs) (*openFile, error) {
 		File: file, s: s, view: w.view,
 		writable:  flags&(openWrite|openAppend) != 0,
 		appending: flags&openAppend != 0,
+		changes:   flags&(openWrite|openAppend|openTrunc) != 0,
 	}
 	if flags&openTrunc != 0 && !made && file.Inode().Size > 0 {
 		if err := file.Truncate(0); err != nil {

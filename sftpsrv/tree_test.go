@@ -1,0 +1,453 @@
+package sftpsrv
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path"
+	"slices"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pkg/sftp"
+
+	"github.com/alkdev/alkfs/schema"
+	"github.com/alkdev/alkfs/writesession"
+)
+
+func names(t *testing.T, c *sftp.Client, p string) []string {
+	t.Helper()
+	list, err := c.ReadDir(p)
+	must(t, err)
+	var out []string
+	for _, e := range list {
+		out = append(out, e.Name())
+	}
+	sort.Strings(out)
+	return out
+}
+
+func TestRootShowsWhatIsGranted(t *testing.T) {
+	w := newWorld(t, Options{})
+	for user, want := range map[string]struct {
+		grants []string
+		tree   map[string][]string
+	}{
+		"all":  {[]string{"*"}, map[string][]string{"/": {"other", "ws"}, "/ws": {"dev", "main"}}},
+		"dev":  {[]string{"ws/dev=ro"}, map[string][]string{"/": {"ws"}, "/ws": {"dev"}}},
+		"none": {nil, map[string][]string{"/": nil}},
+	} {
+		c := w.client(user, w.user(user, want.grants...))
+		for dir, list := range want.tree {
+			if got := names(t, c, dir); !slices.Equal(got, list) {
+				t.Errorf("%s sees %v in %s, want %v", user, got, dir, list)
+			}
+		}
+	}
+}
+
+func TestNothingElseCanBeNamed(t *testing.T) {
+	w := newWorld(t, Options{})
+	all := w.client("all", w.user("all", "*"))
+	for _, p := range []string{"/ws/main/secret", "/other/main/secret", "/ws/dev/mine"} {
+		put(t, all, p, "text of "+p)
+	}
+	must(t, all.Symlink("../../main/secret", "/ws/dev/up"))
+	must(t, all.Symlink("/ws/main/secret", "/ws/dev/abs"))
+	must(t, all.Symlink("/other/main/secret", "/ws/dev/across"))
+	must(t, all.Symlink("/etc/passwd", "/ws/dev/host"))
+	must(t, all.Symlink("/ws/dev/mine", "/ws/dev/own"))
+	must(t, all.Symlink("../..", "/ws/dev/top"))
+	must(t, all.Symlink("loop", "/ws/dev/loop"))
+	must(t, all.Symlink("/ws/developer/x", "/ws/dev/prefix"))
+
+	c := w.client("dev", w.user("dev", "ws/dev"))
+	if got := get(t, c, "/ws/dev/own"); got != "text of /ws/dev/mine" {
+		t.Errorf("a link within the branch leads to %q", got)
+	}
+	long := strings.Repeat("x", 300)
+	for _, p := range []string{
+		"/ws/main", "/ws/main/secret", "/other", "/other/main/secret", "/ws/dev/../main/secret",
+		"/ws/dev/up", "/ws/dev/abs", "/ws/dev/across", "/ws/dev/host", "/ws/dev/top/main/secret",
+		"/ws/dev/loop", "/ws/dev/prefix", "/../etc/passwd", "../../etc/passwd", "/etc/passwd",
+		"/WS/dev/mine", "/ws/DEV/mine", "/ws/dev/MINE", "/ws/dev/mine\x00", "/ws\x00/dev/mine", "/ws/\x00/dev",
+		"//other//main//secret", "/ws/dev/./../../other/main/secret", "/ws/nobody/mine", "/nobody",
+		"/ws/*/mine", "/ws/dev\\..\\main", "/ws/" + long,
+	} {
+		_, err := c.Stat(p)
+		denied(t, "stat "+p, err, statusNoFile)
+		_, err = c.Open(p)
+		denied(t, "open "+p, err, statusNoFile)
+		_, err = c.ReadDir(p)
+		denied(t, "list "+p, err, statusNoFile)
+	}
+	if _, err := c.Stat("/ws/dev/" + long); err == nil {
+		t.Error("a name of 300 bytes exists")
+	}
+	for what, err := range map[string]error{
+		"link out":         c.Link("/ws/main/secret", "/ws/dev/x"),
+		"link across":      c.Link("/other/main/secret", "/ws/dev/x"),
+		"rename out":       c.Rename("/ws/dev/mine", "/ws/main/mine"),
+		"posix-rename out": c.PosixRename("/ws/dev/mine", "/other/main/mine"),
+		"rename of branch": c.PosixRename("/ws/dev", "/ws/dev2"),
+		"remove branch":    c.RemoveDirectory("/ws/dev"),
+		"remove bucket":    c.RemoveDirectory("/ws"),
+		"remove root":      c.RemoveDirectory("/"),
+		"remove other":     c.Remove("/ws/main/secret"),
+		"mkdir bucket":     c.Mkdir("/new"),
+		"chmod other":      c.Chmod("/ws/main/secret", 0o777),
+		"file as branch":   func() error { _, err := c.Create("/ws/file"); return err }(),
+		"symlink in root":  c.Symlink("x", "/ws/link"),
+		"write via link":   func() error { _, err := c.OpenFile("/ws/dev/abs", os.O_WRONLY|os.O_TRUNC); return err }(),
+		"create via link":  func() error { _, err := c.Create("/ws/dev/prefix"); return err }(),
+	} {
+		if code := codeOf(err); code != statusNoFile && code != statusDenied {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if got := get(t, all, "/ws/main/secret"); got != "text of /ws/main/secret" {
+		t.Errorf("the secret is now %q", got)
+	}
+}
+
+func TestReadOnlyGrantsRefuseEveryChange(t *testing.T) {
+	w := newWorld(t, Options{})
+	all := w.client("all", w.user("all", "*"))
+	put(t, all, "/ws/main/f", "text")
+	must(t, all.Mkdir("/ws/main/d"))
+	c := w.client("ro", w.user("ro", "ws=ro"))
+	if got := get(t, c, "/ws/main/f"); got != "text" {
+		t.Fatalf("read %q", got)
+	}
+	for what, flags := range map[string]int{
+		"write": os.O_WRONLY, "read-write": os.O_RDWR, "append": os.O_WRONLY | os.O_APPEND,
+		"truncate": os.O_WRONLY | os.O_TRUNC, "create": os.O_WRONLY | os.O_CREATE,
+	} {
+		_, err := c.OpenFile("/ws/main/f", flags)
+		denied(t, what, err, statusDenied)
+	}
+	for what, err := range map[string]error{
+		"create new":   func() error { _, err := c.Create("/ws/main/new"); return err }(),
+		"remove":       c.Remove("/ws/main/f"),
+		"rmdir":        c.RemoveDirectory("/ws/main/d"),
+		"mkdir":        c.Mkdir("/ws/main/e"),
+		"rename":       c.Rename("/ws/main/f", "/ws/main/g"),
+		"posix-rename": c.PosixRename("/ws/main/f", "/ws/main/g"),
+		"link":         c.Link("/ws/main/f", "/ws/main/g"),
+		"symlink":      c.Symlink("f", "/ws/main/g"),
+		"chmod":        c.Chmod("/ws/main/f", 0o600),
+		"chtimes":      c.Chtimes("/ws/main/f", time.Unix(1, 0), time.Unix(1, 0)),
+		"truncate":     c.Truncate("/ws/main/f", 1),
+		"fork":         c.Mkdir("/ws/branch"),
+	} {
+		denied(t, what, err, statusDenied)
+	}
+	f, err := c.Open("/ws/main/f")
+	must(t, err)
+	defer f.Close()
+	denied(t, "fchmod", f.Chmod(0o600), statusDenied)
+	denied(t, "ftruncate", f.Truncate(0), statusDenied)
+	if got := get(t, all, "/ws/main/f"); got != "text" {
+		t.Fatalf("now %q", got)
+	}
+}
+
+func TestGrantsChangeUnderOpenConnections(t *testing.T) {
+	w := newWorld(t, Options{})
+	c := w.client("ann", w.user("ann", "ws"))
+	put(t, c, "/ws/main/f", "text")
+	r, err := c.Open("/ws/main/f")
+	must(t, err)
+	f, err := c.OpenFile("/ws/main/f", os.O_RDWR)
+	must(t, err)
+	_, err = f.WriteAt([]byte("T"), 0)
+	must(t, err)
+
+	w.grant("ann", "ws=ro")
+	_, err = f.WriteAt([]byte("T"), 0)
+	denied(t, "write after the grant became ro", err, statusDenied)
+	_, err = r.ReadAt(make([]byte, 1), 0)
+	must(t, err)
+	denied(t, "close of what was written before", f.Close(), statusDenied)
+
+	w.revoke("ann", "ws")
+	_, err = r.ReadAt(make([]byte, 1), 0)
+	denied(t, "read after the grant was revoked", err, statusDenied)
+	_, err = c.Stat("/ws/main/f")
+	denied(t, "stat after the grant was revoked", err, statusNoFile)
+
+	if got := get(t, w.client("bob", w.user("bob", "ws=ro")), "/ws/main/f"); got != "text" {
+		t.Errorf("read %q; what was written before the change of grants was published", got)
+	}
+}
+
+func TestMkdirForksMain(t *testing.T) {
+	w := newWorld(t, Options{})
+	all := w.client("all", w.user("all", "*"))
+	put(t, all, "/ws/main/f", "from main")
+	agent := w.client("agent", w.user("agent", "ws/main=ro", "ws/agent-*=rw"))
+	must(t, agent.Mkdir("/ws/agent-a"))
+	if got := get(t, agent, "/ws/agent-a/f"); got != "from main" {
+		t.Errorf("the new branch has %q", got)
+	}
+	put(t, agent, "/ws/agent-a/f", "changed")
+	if got := get(t, all, "/ws/main/f"); got != "from main" {
+		t.Errorf("main has %q", got)
+	}
+	denied(t, "a branch outside the grant", agent.Mkdir("/ws/other"), statusNoFile)
+	denied(t, "a branch that exists", agent.Mkdir("/ws/agent-a"), statusFailure)
+	denied(t, "rmdir of a branch", agent.RemoveDirectory("/ws/agent-a"), statusDenied)
+	blind := w.client("blind", w.user("blind", "ws/agent-*=rw"))
+	denied(t, "a fork of a main that may not be read", blind.Mkdir("/ws/agent-b"), statusDenied)
+}
+
+func TestOpenFlags(t *testing.T) {
+	w := newWorld(t, Options{})
+	c := w.client("ann", w.user("ann", "ws"))
+	p := "/ws/main/f"
+	_, err := c.OpenFile(p, os.O_WRONLY)
+	denied(t, "write of what is not there", err, statusNoFile)
+	f, err := c.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+	must(t, err)
+	must(t, f.Close())
+	_, err = c.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+	denied(t, "exclusive create of what is there", err, statusFailure)
+
+	put(t, c, p, "0123456789")
+	f, err = c.OpenFile(p, os.O_RDWR) // neither truncates
+	must(t, err)
+	_, err = f.WriteAt([]byte("ab"), 4)
+	must(t, err)
+	got := make([]byte, 10)
+	_, err = f.ReadAt(got, 0)
+	must(t, err)
+	if string(got) != "0123ab6789" {
+		t.Errorf("read back %q through the handle", got)
+	}
+	if other := get(t, w.client("bob", w.user("bob", "ws")), p); other != "0123456789" {
+		t.Errorf("another connection sees %q before the close", other)
+	}
+	must(t, f.Close())
+	if got := get(t, c, p); got != "0123ab6789" {
+		t.Errorf("published %q", got)
+	}
+	f, err = c.OpenFile(p, os.O_WRONLY|os.O_APPEND)
+	must(t, err)
+	for _, s := range []string{"x", "y", "z"} { // offsets do not count
+		_, err = f.WriteAt([]byte(s), 0)
+		must(t, err)
+	}
+	must(t, f.Close())
+	if got := get(t, c, p); got != "0123ab6789xyz" {
+		t.Errorf("appended: %q", got)
+	}
+	f, err = c.OpenFile(p, os.O_WRONLY|os.O_TRUNC)
+	must(t, err)
+	must(t, f.Close())
+	if got := get(t, c, p); got != "" {
+		t.Errorf("truncated: %q", got)
+	}
+	f, err = c.OpenFile(p, os.O_RDONLY)
+	must(t, err)
+	_, err = f.WriteAt([]byte("x"), 0)
+	denied(t, "write on a handle for reading", err, statusDenied)
+	_, err = f.ReadAt(make([]byte, 1), 0)
+	if err != io.EOF {
+		t.Errorf("read at the end: %v", err)
+	}
+	must(t, f.Close())
+}
+
+func TestWritesInAnyOrder(t *testing.T) {
+	w := newWorld(t, Options{})
+	c := w.client("ann", w.user("ann", "ws"))
+	want := make([]byte, 3<<20)
+	for i := range want {
+		want[i] = byte(i*7 + i>>13)
+	}
+	f, err := c.OpenFile("/ws/main/f", os.O_RDWR|os.O_CREATE)
+	must(t, err)
+	const step = 30_000
+	offs := []int{}
+	for off := 0; off < len(want); off += step {
+		offs = append(offs, off)
+	}
+	rand.Shuffle(len(offs), func(i, j int) { offs[i], offs[j] = offs[j], offs[i] })
+	for _, off := range offs {
+		end := min(off+step+5_000, len(want)) // they overlap
+		_, err := f.WriteAt(want[off:end], int64(off))
+		must(t, err)
+	}
+	if st, err := f.Stat(); err != nil || st.Size() != int64(len(want)) {
+		t.Errorf("size before the close: %v, %v", st, err)
+	}
+	must(t, f.Close())
+	if got := get(t, c, "/ws/main/f"); !bytes.Equal([]byte(got), want) {
+		t.Error("the content differs")
+	}
+}
+
+func TestAttributes(t *testing.T) {
+	w := newWorld(t, Options{})
+	c := w.client("ann", w.user("ann", "ws"))
+	p := "/ws/main/f"
+	put(t, c, p, "text")
+	must(t, c.Chmod(p, 0o751))
+	when := time.Unix(1_000_000_000, 0)
+	must(t, c.Chtimes(p, when, when))
+	st, err := c.Stat(p)
+	must(t, err)
+	if st.Mode() != 0o751 || !st.ModTime().Equal(when) || st.Size() != 4 {
+		t.Errorf("got %v %v %d", st.Mode(), st.ModTime(), st.Size())
+	}
+	must(t, c.Chmod(p, os.ModeSetuid|0o755))
+	if st, _ = c.Stat(p); st.Mode() != 0o755 {
+		t.Errorf("a set-id bit was set: %v", st.Mode())
+	}
+	denied(t, "chown", c.Chown(p, 12345, 12345), statusDenied)
+	must(t, c.Truncate(p, 2))
+	if got := get(t, c, p); got != "te" {
+		t.Errorf("truncated: %q", got)
+	}
+	// By handle: it follows the file and not the name, and times set before
+	// the close survive it.
+	f, err := c.OpenFile(p, os.O_RDWR)
+	must(t, err)
+	_, err = f.WriteAt([]byte("more"), 0)
+	must(t, err)
+	must(t, c.PosixRename(p, "/ws/main/g"))
+	put(t, c, p, "something else")
+	if st, err := f.Stat(); err != nil || st.Size() != 4 {
+		t.Errorf("fstat after rename: %v, %v", st, err)
+	}
+	must(t, f.Chmod(0o600))
+	must(t, f.Close())
+	must(t, c.Chtimes("/ws/main/g", when, when))
+	if st, err = c.Stat("/ws/main/g"); err != nil || st.Mode() != 0o600 || st.Size() != 4 || !st.ModTime().Equal(when) {
+		t.Errorf("got %v, %v", st, err)
+	}
+	if st, err = c.Stat(p); err != nil || st.Mode() != 0o644 {
+		t.Errorf("the new file got %v, %v", st, err)
+	}
+	// Removed while open.
+	f, err = c.Open(p)
+	must(t, err)
+	must(t, c.Remove(p))
+	if st, err := f.Stat(); err != nil || st.Size() != 14 {
+		t.Errorf("fstat after unlink: %v, %v", st, err)
+	}
+	b := make([]byte, 4)
+	if _, err := f.ReadAt(b, 0); err != nil || string(b) != "some" {
+		t.Errorf("read after unlink: %q, %v", b, err)
+	}
+	must(t, f.Close())
+}
+
+func TestLinksAndDirectories(t *testing.T) {
+	w := newWorld(t, Options{})
+	c := w.client("ann", w.user("ann", "ws"))
+	base := "/ws/main/"
+	must(t, c.Mkdir(base+"d"))
+	put(t, c, base+"d/f", "text")
+	must(t, c.Symlink("d", base+"l"))
+	must(t, c.Symlink("../d/f", base+"d/back"))
+	if got, err := c.ReadLink(base + "d/back"); err != nil || got != "../d/f" {
+		t.Errorf("readlink: %q, %v", got, err)
+	}
+	for _, p := range []string{"l/f", "l/back", "d/back"} {
+		if got := get(t, c, base+p); got != "text" {
+			t.Errorf("%s: %q", p, got)
+		}
+	}
+	if st, err := c.Lstat(base + "l"); err != nil || st.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("lstat: %v, %v", st, err)
+	}
+	put(t, c, base+"l/through", "made through a link")
+	must(t, c.Link(base+"d/f", base+"hard"))
+	f, err := c.OpenFile(base+"hard", os.O_WRONLY|os.O_TRUNC)
+	must(t, err)
+	_, err = f.Write([]byte("both"))
+	must(t, err)
+	must(t, f.Close())
+	if got := get(t, c, base+"d/f"); got != "both" {
+		t.Errorf("the other name has %q", got)
+	}
+	denied(t, "rename onto a file", c.Rename(base+"hard", base+"d/through"), statusFailure)
+	must(t, c.PosixRename(base+"hard", base+"d/through"))
+	denied(t, "rmdir of a full directory", c.RemoveDirectory(base+"d"), statusFailure)
+	denied(t, "remove of a directory", c.Remove(base+"nothing"), statusNoFile)
+	must(t, c.Symlink("missing", base+"dangling"))
+	put(t, c, base+"dangling", "made where it points")
+	if got := get(t, c, base+"missing"); got != "made where it points" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestLargeDirectoryComesInPages(t *testing.T) {
+	w := newWorld(t, Options{})
+	c := w.client("ann", w.user("ann", "ws"))
+	const n = 1030
+	s := newSession(w.c, 1, nil)
+	w.write(func(tx *schema.Tx) error {
+		b, err := w.c.Tree.Bucket(tx, "ws")
+		if err != nil {
+			return err
+		}
+		br, err := w.c.Tree.Branch(tx, b.ID, "main")
+		if err != nil {
+			return err
+		}
+		v, err := s.view(tx, br.ID)
+		if err != nil {
+			return err
+		}
+		for i := range n {
+			if _, err := v.Create(tx, v.Root(), fmt.Sprintf("f%05d", i), newFile); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	got := names(t, c, "/ws/main")
+	if len(got) != n || got[0] != "f00000" || got[n-1] != "f01029" {
+		t.Errorf("%d names, from %s to %s", len(got), got[0], got[len(got)-1])
+	}
+}
+
+func TestDroppedConnectionPublishesNothing(t *testing.T) {
+	w := newWorld(t, Options{})
+	key := w.user("ann", "ws")
+	c := w.client("ann", key)
+	for _, size := range []int{5_000, 3 << 20} {
+		p := path.Join("/ws/main", fmt.Sprint("f", size))
+		put(t, c, p, "old")
+		conn := w.dial("ann", key)
+		d, err := sftp.NewClient(conn)
+		must(t, err)
+		f, err := d.OpenFile(p, os.O_WRONLY|os.O_TRUNC)
+		must(t, err)
+		_, err = f.Write(bytes.Repeat([]byte("n"), size))
+		must(t, err)
+		conn.Close()
+	}
+	w.stop()
+	var infos []writesession.Info
+	w.read(func(tx *schema.Tx) (err error) {
+		infos, err = w.c.Sessions.List(tx)
+		return err
+	})
+	if len(infos) != 2 || infos[0].Size != 5_000 || infos[1].Size != 3<<20 || infos[0].Alive {
+		t.Errorf("sessions: %+v", infos)
+	}
+	w.serve()
+	c = w.client("ann", key)
+	for _, size := range []int{5_000, 3 << 20} {
+		if got := get(t, c, path.Join("/ws/main", fmt.Sprint("f", size))); got != "old" {
+			t.Errorf("%d bytes: %.20q was published", size, got)
+		}
+	}
+}
