@@ -1,6 +1,8 @@
 package integration_test
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -19,7 +21,7 @@ func TestUnpackedTreeComesBackEqual(t *testing.T) {
 
 	m = s.mount(t)
 	sameTree(t, root, m.path("go"))
-	s.alkfs(t, "snapshot", "create", "default/main", "unpacked")
+	s.alkfs(t, "snapshot", "create", "unpacked", "default/main")
 	tool{}.run(t, "rm", "-rf", m.path("go"))
 	m.unmount(t)
 
@@ -57,4 +59,24 @@ func TestEveryWayToStopKeepsTheTree(t *testing.T) {
 			m.unmount(t)
 		})
 	}
+}
+
+// A mount in the background is there when the command returns, and everything
+// is published when umount returns.
+func TestBackgroundMount(t *testing.T) {
+	s := newStore(t)
+	dir := t.TempDir()
+	t.Cleanup(func() { detach(dir) }) // its server ends with it
+	for i := range 3 {
+		s.alkfs(t, "mount", "--background", dir)
+		if i > 0 {
+			holds(t, filepath.Join(dir, "file"), 'a', 300_000)
+		}
+		must(t, os.WriteFile(filepath.Join(dir, "file"), filled('a', 300_000), 0o644))
+		s.alkfs(t, "umount", dir)
+		if info, ok := mountedOn(t, dir); ok {
+			t.Fatalf("still mounted: %+v", info)
+		}
+	}
+	s.fsckDeep(t)
 }
