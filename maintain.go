@@ -91,6 +91,9 @@ func (s *Store) retention() (keep time.Duration, err error) {
 	return keep, err
 }
 
+// Hash names content: BLAKE3-256.
+type Hash = blobstore.Hash
+
 // CheckOptions configures Check.
 type CheckOptions = blobstore.CheckOptions
 
@@ -117,6 +120,16 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (r CheckReport, err e
 	}
 	r.CheckReport, err = s.blobs.Check(ctx, o)
 	return r, err
+}
+
+// Places returns the files whose present content has the hash h, as specs; none
+// when only history shows it.
+func (s *Store) Places(h Hash) (specs []string, err error) {
+	err = s.db.Snapshot(func(tx *schema.Tx) (err error) {
+		specs, err = s.tree.Places(tx, h)
+		return err
+	})
+	return specs, err
 }
 
 // Usage counts what the store holds and what the disk under it has left.

@@ -109,7 +109,7 @@ func saysError(r result) error {
 		return errors.New("it was killed by a signal")
 	case strings.Contains(r.err, "goroutine ") || strings.Contains(r.err, "panic:"):
 		return fmt.Errorf("it crashed: %s", tail([]byte(r.err)))
-	case strings.TrimSpace(r.err) == "":
+	case strings.TrimSpace(r.err+r.out) == "":
 		return errors.New("it says nothing")
 	}
 	return nil

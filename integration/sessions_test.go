@@ -2,25 +2,55 @@ package integration_test
 
 import (
 	"bytes"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/alkdev/alkfs"
 )
 
 func filled(c byte, n int) []byte { return bytes.Repeat([]byte{c}, n) }
 
-// only reports an error unless the file holds n times c.
-func holds(t testing.TB, path string, c byte, n int) {
+// holds fails the test unless the file holds n times c, and then what more says.
+func holds(t testing.TB, path string, c byte, n int, more ...any) {
 	t.Helper()
+	want := filled(c, n)
+	for ; len(more) > 0; more = more[2:] {
+		want = append(want, filled(byte(more[0].(rune)), more[1].(int))...)
+	}
 	b, err := os.ReadFile(path)
 	must(t, err)
-	if !bytes.Equal(b, filled(c, n)) {
-		t.Fatalf("%s: %d bytes, %q…; want %d times %q", path, len(b), b[:min(len(b), 16)], n, c)
+	if !bytes.Equal(b, want) {
+		t.Fatalf("%s: %d bytes, %q…; want %d, %q…", path, len(b), b[:min(len(b), 16)], len(want), want[:min(len(want), 16)])
+	}
+}
+
+// write-and-wait is a program in the middle of a write: it overwrites the start
+// of a file with so many times a letter and keeps it open until it is killed.
+// The test itself must not hold a file open while it starts other programs, for
+// a child closes what it inherits, and a close publishes.
+func init() {
+	workers["write-and-wait"] = func(args []string) error {
+		n, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		f, err := os.OpenFile(args[0], os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if _, err := f.WriteAt(filled(args[2][0], n), 0); err != nil {
+			return err
+		}
+		time.Sleep(mountLimit)
+		return nil
 	}
 }
 
@@ -115,12 +145,16 @@ func TestKillMidWriteLeavesTheOldVersion(t *testing.T) {
 	m := s.mount(t)
 	must(t, os.WriteFile(m.path("doc"), filled('o', size), 0o644))
 	m.settle(t)
-	f, err := os.OpenFile(m.path("doc"), os.O_RDWR, 0)
-	must(t, err)
-	defer f.Close()
-	_, err = f.WriteAt(filled('n', size/2), 0)
-	must(t, err)
+	w := worker(t, "write-and-wait", m.path("doc"), fmt.Sprint(size/2), "n")
+	eventually(t, "the session is listed", func() bool {
+		if !w.running() {
+			t.Fatalf("the writer ended: %s", w.output())
+		}
+		return strings.Contains(s.alkfs(t, "sessions", "ls"), "doc")
+	})
+	holds(t, m.path("doc"), 'n', size/2, 'o', size/2)
 	m.kill9(t)
+	w.kill()
 
 	m = s.mountAt(t, m.dir)
 	holds(t, m.path("doc"), 'o', size)
@@ -142,7 +176,7 @@ func TestKillMidWriteLeavesTheOldVersion(t *testing.T) {
 	if !bytes.Equal(got[:size/2], filled('n', size/2)) {
 		t.Errorf("recovered file lacks what was written: starts with %q", got[:8])
 	}
-	s.alkfs(t, "sessions", "abort", id[1])
+	s.alkfs(t, "sessions", "abort", "--force", id[1])
 	if list := s.alkfs(t, "sessions", "ls"); strings.Contains(list, "doc") {
 		t.Fatalf("still listed after abort:\n%s", list)
 	}

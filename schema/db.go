@@ -156,7 +156,7 @@ func (db *DB) identify(tx *Tx) error {
 }
 
 func openConn(path string, readOnly bool) (*sqlite.Conn, error) {
-	flags := sqlite.OpenReadWrite | sqlite.OpenCreate | sqlite.OpenWAL
+	flags := sqlite.OpenReadWrite | sqlite.OpenCreate
 	name := path
 	if readOnly {
 		flags = sqlite.OpenReadOnly | sqlite.OpenURI
@@ -179,6 +179,17 @@ func openConn(path string, readOnly bool) (*sqlite.Conn, error) {
 		return nil, err
 	}
 	conn.SetBusyTimeout(0)
+	if !readOnly {
+		// WAL mode is a mark in the file: not in one that is not ours.
+		if err := whenNotBusy(context.Background(), func() error { _, err := checkFormat(conn); return err }); err != nil {
+			conn.Close()
+			return nil, err
+		}
+		if err := whenNotBusy(context.Background(), func() error { return sqlitex.ExecuteTransient(conn, "PRAGMA journal_mode = WAL", nil) }); err != nil {
+			conn.Close()
+			return nil, err
+		}
+	}
 	for _, q := range []string{
 		"PRAGMA foreign_keys = ON",
 		"PRAGMA synchronous = NORMAL",

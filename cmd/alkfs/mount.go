@@ -128,19 +128,28 @@ func (a *app) serveMount(ctx context.Context, store string, spec alkfs.Spec, dir
 	if err != nil {
 		return err
 	}
-	s, err := a.open(ctx, making)
+	how := making
+	if o.ReadOnly || spec.At != "" {
+		how = reading
+	}
+	s, err := a.open(ctx, how)
 	if err != nil {
 		return err
 	}
 	shown := mountTitle(spec, o.Scope)
 	record, err := writeRecord(store, mountRecord{Dir: at, Spec: shown})
+	if how == reading && (errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EACCES)) {
+		err = nil // umount does without: there is nothing to publish
+	}
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		err = withHint(fmt.Errorf("%s is being served by another alkfs already: %w", quote(dir), syscall.EBUSY), "`%s umount %s` ends that", self(), quote(dir))
 	}
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
-	defer dropRecord(record)
+	if record != nil {
+		defer dropRecord(record)
+	}
 	o.Name = storeSource(store)
 	m, err := s.Mount(context.WithoutCancel(ctx), spec, at, o)
 	if err != nil {

@@ -228,7 +228,7 @@ store and listed, never deleted. The exit status is 6 when something is wrong.`,
 				if err != nil {
 					return err
 				}
-				if err := a.printCheck(r); err != nil {
+				if err := a.printCheck(s, r); err != nil {
 					return err
 				}
 				if !r.OK() {
@@ -242,15 +242,15 @@ store and listed, never deleted. The exit status is 6 when something is wrong.`,
 	return c
 }
 
-func (a *app) printCheck(r alkfs.CheckReport) error {
+func (a *app) printCheck(s *alkfs.Store, r alkfs.CheckReport) error {
 	lists := []struct {
 		name, text string
-		hashes     []string
+		hashes     []alkfs.Hash
 	}{
-		{"missing", "content is missing", hashes(r.Missing)},
-		{"damaged", "content was damaged, and is in quarantine now", hashes(r.Damaged)},
-		{"quarantined", "content is in quarantine", hashes(r.Quarantined)},
-		{"rebuilt", "hash tree was made anew", hashes(r.Rebuilt)},
+		{"missing", "content is missing", r.Missing},
+		{"damaged", "content was damaged, and is in quarantine now", r.Damaged},
+		{"quarantined", "content is in quarantine", r.Quarantined},
+		{"rebuilt", "hash tree was made anew", r.Rebuilt},
 	}
 	if a.json {
 		problems := r.Problems
@@ -259,7 +259,7 @@ func (a *app) printCheck(r alkfs.CheckReport) error {
 		}
 		fields := []any{"ok", r.OK(), "blobs", r.Blobs, "bytes", r.Bytes, "strays", r.Strays, "problems", problems}
 		for _, l := range lists {
-			fields = append(fields, l.name, l.hashes)
+			fields = append(fields, l.name, hashes(l.hashes))
 		}
 		return a.emit(fields...)
 	}
@@ -269,6 +269,13 @@ func (a *app) printCheck(r alkfs.CheckReport) error {
 	for _, l := range lists {
 		for _, h := range l.hashes {
 			a.printf("%s: %s\n", h, l.text)
+			places, err := s.Places(h)
+			if err != nil {
+				return err
+			}
+			for _, p := range places {
+				a.printf("  %s\n", quote(p))
+			}
 		}
 	}
 	verdict := "all is well"
