@@ -3,6 +3,7 @@ package fusefs
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -48,6 +49,21 @@ type fileSystem struct {
 	passthrough   atomic.Bool // the kernel takes backing files
 	passthroughs  atomic.Int64
 	invalidations atomic.Int64
+}
+
+func newFileSystem(c Config, o Options) *fileSystem {
+	fs := &fileSystem{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		db:            c.DB,
+		tree:          c.Tree,
+		sessions:      c.Sessions,
+		log:           c.Logger,
+		opts:          o,
+		origin:        rand.Int64N(1<<62) + 1,
+		ctx:           context.Background(),
+	}
+	fs.vols.open = make(map[int64]*volume)
+	return fs
 }
 
 func (fs *fileSystem) String() string           { return fsType }

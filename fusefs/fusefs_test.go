@@ -17,7 +17,7 @@ import (
 const deadline = 30 * time.Second
 
 // testStore opens the store in dir as one process would, with a bucket b.
-func testStore(t *testing.T, dir string) Config {
+func testStore(t testing.TB, dir string) Config {
 	t.Helper()
 	ctx := context.Background()
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))

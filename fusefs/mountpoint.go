@@ -229,6 +229,6 @@ func raiseReadAhead(device uint32, log *slog.Logger) {
 func (s *Server) abort() {
 	path := fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", s.device)
 	if err := os.WriteFile(path, []byte("1"), 0); err != nil {
-		s.fs.log.Warn("programs keep the old mount until they end", keyError, err)
+		s.fs.log.Debug("the connection stays until the programs let go", keyError, err) // no fusectl mounted
 	}
 }

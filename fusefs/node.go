@@ -276,6 +276,20 @@ func (t *handles) remove(fh uint64) *handle {
 func (t *handles) all() []*handle {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.list()
+}
+
+// takeAll removes every handle and returns them.
+func (t *handles) takeAll() []*handle {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := t.list()
+	clear(t.open)
+	return list
+}
+
+// list returns every handle. mu must be held.
+func (t *handles) list() []*handle {
 	var list []*handle
 	for _, h := range t.open {
 		if h != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"os"
 	"sync"
 	"syscall"
@@ -73,6 +72,7 @@ type Server struct {
 	cancel context.CancelFunc // ends follow
 	bg     sync.WaitGroup
 	gone   chan struct{} // closed when the kernel is done with the mount
+	once   sync.Once
 	done   chan struct{} // closed when everything is published as well
 }
 
@@ -101,17 +101,8 @@ func mount(ctx context.Context, dir string, c Config, o Options) (*Server, error
 	}
 	bg, cancel := context.WithCancel(context.Background())
 	s := &Server{dir: dir, cancel: cancel, gone: make(chan struct{}), done: make(chan struct{})}
-	s.fs = &fileSystem{
-		RawFileSystem: fuse.NewDefaultRawFileSystem(),
-		db:            c.DB,
-		tree:          c.Tree,
-		sessions:      c.Sessions,
-		log:           c.Logger.With(keyDir, dir),
-		opts:          o,
-		origin:        rand.Int64N(1<<62) + 1,
-		ctx:           context.Background(),
-	}
-	s.fs.vols.open = make(map[int64]*volume)
+	s.fs = newFileSystem(c, o)
+	s.fs.log = c.Logger.With(keyDir, dir)
 	if err := s.start(bg); err != nil {
 		cancel()
 		return nil, err
@@ -160,14 +151,21 @@ func (s *Server) start(bg context.Context) error {
 func (s *Server) serve() {
 	s.fuse.Serve()
 	close(s.gone)
-	s.cancel()
-	s.bg.Wait()
-	for _, h := range s.fs.handles.all() {
-		if h.file != nil {
-			s.fs.release(h)
+	s.finish()
+}
+
+// finish ends everything but the answering of requests. It may be called again.
+func (s *Server) finish() {
+	s.once.Do(func() {
+		s.cancel()
+		s.bg.Wait()
+		for _, h := range s.fs.handles.takeAll() {
+			if h.file != nil {
+				s.fs.release(h)
+			}
 		}
-	}
-	close(s.done)
+		close(s.done)
+	})
 }
 
 // until undoes the mount when ctx ends.
@@ -185,11 +183,14 @@ func (s *Server) until(ctx context.Context) {
 	if err := unmountDir(s.dir, true); err != nil {
 		s.fs.log.Error("unmount", keyError, err)
 	}
+	// The kernel is done with it when the last of those programs lets go. They
+	// are not waited for: without a connection they get ENOTCONN.
+	s.publishOpen()
+	s.abort()
 	select {
 	case <-s.gone:
 	case <-time.After(time.Second):
-		s.publishOpen()
-		s.abort()
+		s.finish()
 	}
 }
 
