@@ -93,8 +93,7 @@ func prepareDir(dir, store string, log *slog.Logger) (string, error) {
 		return "", err
 	}
 	kind := mountedOn(dir)
-	st, err := os.Stat(dir)
-	if errors.Is(err, syscall.ENOTCONN) {
+	if err = probe(dir); errors.Is(err, syscall.ENOTCONN) {
 		if kind != "fuse."+fsType {
 			return "", fmt.Errorf("%w: the program that served this %s mount is gone; run fusermount3 -u %s (as root: umount %s) and try again", err, kind, dir, dir)
 		}
@@ -103,8 +102,8 @@ func prepareDir(dir, store string, log *slog.Logger) (string, error) {
 			return "", fmt.Errorf("a dead alkfs mount is there and cannot be taken away: %w", err)
 		}
 		kind = mountedOn(dir)
-		st, err = os.Stat(dir)
 	}
+	st, err := os.Stat(dir)
 	if err != nil {
 		return "", err
 	}
@@ -118,6 +117,12 @@ func prepareDir(dir, store string, log *slog.Logger) (string, error) {
 		return "", err
 	}
 	return dir, notAround(dir, store)
+}
+
+// probe asks the file system dir is on, where stat(2) may answer from a cache.
+func probe(dir string) error {
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st)
 }
 
 // notAround refuses a mount point that holds the store or is in it: the mount

@@ -1,0 +1,264 @@
+package fusefs
+
+import (
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// aclValue makes an ACL attribute of (tag, permissions, id) triples.
+func aclValue(entries ...[3]uint32) []byte {
+	p := binary.LittleEndian.AppendUint32(nil, aclVersion)
+	for _, e := range entries {
+		p = binary.LittleEndian.AppendUint16(p, uint16(e[0]))
+		p = binary.LittleEndian.AppendUint16(p, uint16(e[1]))
+		p = binary.LittleEndian.AppendUint32(p, e[2])
+	}
+	return p
+}
+
+const (
+	aclUser = 0x02
+	noID    = ^uint32(0)
+)
+
+func getACL(t *testing.T, path, name string) string {
+	t.Helper()
+	p := make([]byte, 256)
+	n, err := unix.Getxattr(path, name, p)
+	if err == unix.ENODATA {
+		return ""
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(p[:n])
+}
+
+func mode(t *testing.T, path string) uint32 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Mode & 0o7777
+}
+
+func TestACL(t *testing.T) {
+	dir, _ := testMount(t, testStore(t, t.TempDir()), mainBranch)
+	f := filepath.Join(dir, "f")
+	write(t, f, "x")
+	named := aclValue([3]uint32{aclUserObj, 6, noID}, [3]uint32{aclUser, 7, 1234}, [3]uint32{aclGroupObj, 4, noID}, [3]uint32{aclMask, 7, noID}, [3]uint32{aclOther, 0, noID})
+	if err := unix.Setxattr(f, nameAccess, named, 0); err != nil {
+		t.Fatal(err)
+	}
+	if m := mode(t, f); m != 0o670 {
+		t.Errorf("mode %o after setting an ACL, want 670: the group bits are its mask", m)
+	}
+	if err := unix.Chmod(f, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	masked := aclValue([3]uint32{aclUserObj, 6, noID}, [3]uint32{aclUser, 7, 1234}, [3]uint32{aclGroupObj, 4, noID}, [3]uint32{aclMask, 4, noID}, [3]uint32{aclOther, 0, noID})
+	if got := getACL(t, f, nameAccess); got != string(masked) {
+		t.Errorf("chmod left the ACL %x, want %x", got, masked)
+	}
+	minimal := aclValue([3]uint32{aclUserObj, 6, noID}, [3]uint32{aclGroupObj, 6, noID}, [3]uint32{aclOther, 4, noID})
+	if err := unix.Setxattr(f, nameAccess, minimal, 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := getACL(t, f, nameAccess); got != "" || mode(t, f) != 0o664 {
+		t.Errorf("an ACL that is only a mode: %x, mode %o", got, mode(t, f))
+	}
+}
+
+func TestDefaultACLIsInherited(t *testing.T) {
+	old := unix.Umask(0o077)
+	defer unix.Umask(old)
+	dir, _ := testMount(t, testStore(t, t.TempDir()), mainBranch)
+	d := filepath.Join(dir, "d")
+	if err := os.Mkdir(d, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if m := mode(t, d); m != 0o700 {
+		t.Fatalf("mode %o without a default ACL: the umask does not count", m)
+	}
+	def := aclValue([3]uint32{aclUserObj, 7, noID}, [3]uint32{aclUser, 6, 1234}, [3]uint32{aclGroupObj, 5, noID}, [3]uint32{aclMask, 7, noID}, [3]uint32{aclOther, 1, noID})
+	if err := unix.Setxattr(d, nameDefault, def, 0); err != nil {
+		t.Fatal(err)
+	}
+	f, sub := filepath.Join(d, "f"), filepath.Join(d, "sub")
+	fd, err := unix.Open(f, unix.O_CREAT|unix.O_WRONLY, 0o666)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fd)
+	if err := unix.Mkdir(sub, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	want := aclValue([3]uint32{aclUserObj, 6, noID}, [3]uint32{aclUser, 6, 1234}, [3]uint32{aclGroupObj, 5, noID}, [3]uint32{aclMask, 6, noID}, [3]uint32{aclOther, 0, noID})
+	if got := getACL(t, f, nameAccess); got != string(want) || mode(t, f) != 0o660 {
+		t.Errorf("file: ACL %x, want %x, mode %o", got, want, mode(t, f))
+	}
+	if got := getACL(t, f, nameDefault); got != "" {
+		t.Errorf("file: default ACL %x", got)
+	}
+	if got := getACL(t, sub, nameDefault); got != string(def) || mode(t, sub) != 0o771 {
+		t.Errorf("directory: default ACL %x, want %x, mode %o", got, def, mode(t, sub))
+	}
+}
+
+// TestChangeOfContentOrOwnerTakesPrivileges: suid, sgid and capabilities.
+func TestChangeOfContentOrOwnerTakesPrivileges(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to set capabilities and owners")
+	}
+	dir, _ := testMount(t, testStore(t, t.TempDir()), mainBranch)
+	caps := []byte{1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0} // cap_net_bind_service=p, revision 2
+	for what, change := range map[string]func(path string) error{
+		"write": func(path string) error {
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			f.Write([]byte("y"))
+			return f.Close()
+		},
+		"truncate": func(path string) error { return os.Truncate(path, 0) },
+		"chown":    func(path string) error { return os.Chown(path, 1, 1) },
+	} {
+		path := filepath.Join(dir, what)
+		write(t, path, "x")
+		if err := unix.Chmod(path, 0o6755); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Setxattr(path, nameCaps, caps, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := change(path); err != nil {
+			t.Fatal(what, err)
+		}
+		if _, err := unix.Getxattr(path, nameCaps, make([]byte, 64)); err != unix.ENODATA {
+			t.Errorf("%s left capabilities: %v", what, err)
+		}
+		want := uint32(0o6755) // root may
+		if what == "chown" {
+			want = 0o755
+		}
+		if m := mode(t, path); m != want {
+			t.Errorf("%s left mode %o, want %o", what, m, want)
+		}
+	}
+}
+
+func TestTimes(t *testing.T) {
+	dir, _ := testMount(t, testStore(t, t.TempDir()), mainBranch)
+	path := filepath.Join(dir, "f")
+	f := open(t, path, os.O_RDWR|os.O_CREATE)
+	if _, err := f.WriteString("x"); err != nil {
+		t.Fatal(err)
+	}
+	// As tar and cp -p do: before the close, which must not undo it.
+	want := []unix.Timespec{{Sec: 100, Nsec: 1}, {Sec: -5, Nsec: 999}}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, path, want, 0); err != nil {
+		t.Fatal(err)
+	}
+	var before, after unix.Stat_t
+	if err := unix.Stat(path, &before); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if err := unix.Setxattr(path, "user.x", nil, 0); err == nil { // has the kernel read the attributes again
+		err = unix.Removexattr(path, "user.x")
+	}
+	if err := unix.Stat(path, &after); err != nil {
+		t.Fatal(err)
+	}
+	for _, st := range []unix.Stat_t{before, after} {
+		if st.Atim != want[0] || st.Mtim != want[1] {
+			t.Fatalf("times %v %v, want %v", st.Atim, st.Mtim, want)
+		}
+	}
+}
+
+// TestStatIsTheSameAfterClose: what fstat(2) says of a file being written
+// stays true when it is closed; build tools and git compare it.
+func TestStatIsTheSameAfterClose(t *testing.T) {
+	c := testStore(t, t.TempDir())
+	dir, s := testMount(t, c, mainBranch)
+	f := open(t, filepath.Join(dir, "f"), os.O_RDWR|os.O_CREATE)
+	if _, err := f.WriteString("some content"); err != nil {
+		t.Fatal(err)
+	}
+	var before, after unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &before); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if err := s.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	dir, _ = testMount(t, c, mainBranch)
+	if err := unix.Stat(filepath.Join(dir, "f"), &after); err != nil {
+		t.Fatal(err)
+	}
+	after.Dev = before.Dev
+	if before != after {
+		t.Fatalf("before the close\n%+v, after it\n%+v", before, after)
+	}
+}
+
+func TestOverridesAndReadOnly(t *testing.T) {
+	c := testStore(t, t.TempDir())
+	dir, _ := testMount(t, c, mainBranch)
+	write(t, filepath.Join(dir, "f"), "x")
+	uid, gid, umask := uint32(1234), uint32(2345), uint32(0o027)
+	dir, _ = testMount(t, c, Options{Bucket: "b", Branch: "main", UID: &uid, GID: &gid, Umask: &umask, ReadOnly: true})
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(dir, "f"), &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Uid != uid || st.Gid != gid || st.Mode&0o777 != 0o640 {
+		t.Errorf("owner %d, group %d, mode %o", st.Uid, st.Gid, st.Mode)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "g"), nil, 0o644); err == nil || err.(*os.PathError).Err != syscall.EROFS {
+		t.Errorf("create on a read-only mount: %v", err)
+	}
+}
+
+// TestDirectoryStream: what was there and stays is listed once, whatever else
+// comes and goes, and from wherever it is read again.
+func TestDirectoryStream(t *testing.T) {
+	dir, _ := testMount(t, testStore(t, t.TempDir()), mainBranch)
+	const n = 500
+	name := func(i int) string { return filepath.Join(dir, "entry-with-a-longish-name-"+string(rune('a'+i%26))+string(rune('a'+i/26))) }
+	for i := range n {
+		write(t, name(i), "")
+	}
+	f := open(t, dir, os.O_RDONLY)
+	seen := make(map[string]int)
+	for round := 0; ; round++ {
+		list, err := f.Readdirnames(40)
+		if len(list) == 0 || err != nil {
+			break
+		}
+		for _, e := range list {
+			seen[e]++
+			if i := seen[e]; i > 1 {
+				t.Fatalf("%s listed %d times", e, i)
+			}
+		}
+		write(t, filepath.Join(dir, "new"+string(rune('a'+round))), "")
+		if err := os.Remove(filepath.Join(dir, list[0])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range n {
+		if seen[filepath.Base(name(i))] != 1 {
+			t.Fatalf("%s was not listed", name(i))
+		}
+	}
+}
