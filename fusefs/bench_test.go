@@ -207,4 +207,3 @@ func BenchmarkReadDirPlus(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/200, "ns/entry")
 }
-

@@ -234,7 +234,9 @@ func TestOverridesAndReadOnly(t *testing.T) {
 func TestDirectoryStream(t *testing.T) {
 	dir, _ := testMount(t, testStore(t, t.TempDir()), mainBranch)
 	const n = 500
-	name := func(i int) string { return filepath.Join(dir, "entry-with-a-longish-name-"+string(rune('a'+i%26))+string(rune('a'+i/26))) }
+	name := func(i int) string {
+		return filepath.Join(dir, "entry-with-a-longish-name-"+string(rune('a'+i%26))+string(rune('a'+i/26)))
+	}
 	for i := range n {
 		write(t, name(i), "")
 	}
