@@ -45,6 +45,9 @@ func (s *Store) View(spec Spec) (*View, error) {
 		if err == nil {
 			view.v, err = s.tree.View(tx, br.ID, at)
 		}
+		if at != 0 && errors.Is(err, fs.ErrNotExist) {
+			err = &nameError{fmt.Sprintf("branch %q did not exist yet at %s", spec.branchName(), at.Time().Format(time.RFC3339)), err}
+		}
 		return err
 	})
 	if err != nil {

@@ -82,6 +82,9 @@ func (s Spec) String() string {
 	return out
 }
 
+// branchName is s without its path.
+func (s Spec) branchName() string { return Spec{Bucket: s.Bucket, Branch: s.Branch}.String() }
+
 func (s Spec) withDefaults() Spec {
 	if s.Bucket == "" {
 		s.Bucket = DefaultBucket

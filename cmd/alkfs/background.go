@@ -107,7 +107,7 @@ func (a *app) mountInBackground(ctx context.Context, store string, spec alkfs.Sp
 	if a.json {
 		return a.emit("dir", dir, "spec", spec.String(), "pid", r.PID)
 	}
-	a.printf("%s is at %s (process %d). `%s umount %s` ends it.\n", spec, quote(dir), r.PID, self(), quote(dir))
+	a.printf("%s is at %s (process %d). `%s umount %s` ends it.\n", spec, quote(dir), r.PID, self(), shellWord(dir))
 	return cmd.Process.Release()
 }
 
@@ -132,7 +132,7 @@ func awaitMount(ctx context.Context, dir string) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(30 * time.Second):
-		return withHint(fmt.Errorf("%s was mounted but does not answer", quote(dir)), "`alkfs umount --lazy %s` takes it away", quote(dir))
+		return withHint(fmt.Errorf("%s was mounted but does not answer", quote(dir)), "`alkfs umount --lazy %s` takes it away", shellWord(dir))
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -86,11 +87,11 @@ following its parent wherever it has no version of its own.`,
   alkfs branch create before --at "1h ago"`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			to, err := alkfs.ParseBranchSpec(args[0])
+			to, err := parseFork(args[0])
 			if err != nil {
 				return err
 			}
-			src, err := alkfs.ParseBranchSpec(from)
+			src, err := parseFork(from)
 			if err != nil {
 				return err
 			}
@@ -115,6 +116,16 @@ following its parent wherever it has no version of its own.`,
 	c.Flags().BoolVar(&o.Live, "live", false, "keep following the branch it starts from")
 	_ = c.RegisterFlagCompletionFunc("from", a.completeBranches)
 	return c
+}
+
+// parseFork is ParseBranchSpec, except that a bare word has no bucket: it is in
+// that of the other side of a fork.
+func parseFork(arg string) (alkfs.Spec, error) {
+	spec, err := alkfs.ParseBranchSpec(arg)
+	if strings.HasPrefix(arg, "/") {
+		spec.Bucket = alkfs.DefaultBucket
+	}
+	return spec, err
 }
 
 func (a *app) branchFields(s *alkfs.Store, b alkfs.Branch) []any {

@@ -27,8 +27,11 @@ func run(args []string) int {
 	if err == nil {
 		return statusOK
 	}
-	if !a.started {
+	if err != nil && !a.started {
 		err = usageError{err}
+		if c, _, e := root.Find(args); e == nil {
+			a.command = c.CommandPath()
+		}
 	}
 	if text := a.explain(err); text != "" {
 		fmt.Fprint(a.err, text)

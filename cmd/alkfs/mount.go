@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -142,7 +143,7 @@ func (a *app) serveMount(ctx context.Context, store string, spec alkfs.Spec, dir
 		err = nil // umount does without: there is nothing to publish
 	}
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		err = withHint(fmt.Errorf("%s is being served by another alkfs already: %w", quote(dir), syscall.EBUSY), "`%s umount %s` ends that", self(), quote(dir))
+		err = withHint(fmt.Errorf("%s is being served by another alkfs already: %w", quote(dir), syscall.EBUSY), "`%s umount %s` ends that", self(), shellWord(dir))
 	}
 	if err != nil {
 		return errors.Join(err, s.Close())
@@ -207,21 +208,41 @@ func (a *app) welcome(dir, shown string, spec alkfs.Spec, o alkfs.MountOptions) 
 		_ = a.out.Flush()
 		return
 	}
-	a.printf("%s is at %s. Ctrl-C here, or `%s umount %s`, ends it.\n", shown, quote(dir), self(), quote(dir))
-	if !o.ReadOnly && spec.At == "" && o.Scope == alkfs.ScopeBranch && os.Getenv("ALKFS_QUIET") == "" {
-		here := strings.TrimPrefix(spec.String(), alkfs.DefaultBucket)
-		me := a.selfWithStore()
-		a.printf(`
-Try, in another terminal:
-  cd %[1]s                                   work in it with any program
-  %[2]s branch create try --from %[3]s    a copy of everything, at once
-  %[2]s mount /try ./try                     work in both, side by side
-  %[2]s diff /try                            what was changed there
-  %[2]s merge /try %[3]s                  bring it back
-  %[2]s log                                  what happened here; --help lists the rest
-`, quote(dir), me, here)
+	a.printf("%s is at %s. Ctrl-C here, or `%s umount %s`, ends it.\n", shown, quote(dir), self(), shellWord(dir))
+	if !o.ReadOnly && spec.At == "" && o.Scope == alkfs.ScopeBranch {
+		a.printf("\nTry, in another terminal:\n%s", a.suggestions(dir, spec))
 	}
 	_ = a.out.Flush()
+}
+
+// suggestions are commands to try with a mount of spec at dir.
+func (a *app) suggestions(dir string, spec alkfs.Spec) string {
+	me, from := a.selfWithStore(), ""
+	here, try := strings.TrimPrefix(spec.String(), alkfs.DefaultBucket+"/"), "try"
+	if bucket, _, other := strings.Cut(here, "/"); other {
+		try = bucket + "/try"
+	}
+	if here != alkfs.DefaultBranch {
+		from = " --from " + here
+	}
+	tryPath := try
+	if try == "try" {
+		tryPath = "/try"
+	}
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
+	for _, line := range [][2]string{
+		{"cd " + shellWord(dir), "work in it with any program"},
+		{me + " branch create " + try + from, "a copy of everything, at once"},
+		{me + " mount " + tryPath + " ./try", "work in both, side by side"},
+		{me + " diff " + tryPath, "what was changed there"},
+		{me + " merge " + try + " " + here, "bring it back"},
+		{me + " --help", "everything else"},
+	} {
+		fmt.Fprintf(w, "  %s\t%s\n", line[0], line[1])
+	}
+	w.Flush()
+	return b.String()
 }
 
 func mountTitle(spec alkfs.Spec, scope alkfs.Scope) string {
@@ -254,7 +275,7 @@ func (a *app) prepareMountPoint(dir, store string) (string, error) {
 	}
 	if ours {
 		if _, err := os.Stat(at); !errors.Is(err, syscall.ENOTCONN) {
-			return "", withHint(fmt.Errorf("%s is an alkfs mount already: %w", quote(dir), syscall.EBUSY), "`%s umount %s` ends it", self(), quote(dir))
+			return "", withHint(fmt.Errorf("%s is an alkfs mount already: %w", quote(dir), syscall.EBUSY), "`%s umount %s` ends it", self(), shellWord(dir))
 		}
 		if err := detach(at); err != nil {
 			return "", err
@@ -335,5 +356,5 @@ func (a *app) selfWithStore() string {
 	if a.storeDir == "" {
 		return self()
 	}
-	return self() + " --store " + quote(a.storeDir)
+	return self() + " --store " + shellWord(a.storeDir)
 }

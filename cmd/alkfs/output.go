@@ -97,6 +97,17 @@ func quote(s string) string {
 	return b.String()
 }
 
+// shellWord is s as one word of a shell.
+func shellWord(s string) string {
+	plain := func(r rune) bool {
+		return r < 0x80 && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("_./:@%+=,-~", r))
+	}
+	if q := quote(s); strings.HasPrefix(q, "$'") || strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
+		return q
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
 // bytesText spells a size in bytes for people.
 func bytesText(n int64) string {
 	if n < 0 {

@@ -54,7 +54,7 @@ func (a *app) umount(ctx context.Context, dir string, lazy bool) error {
 	}
 	if err := unmount(at, lazy); err != nil {
 		if errors.Is(err, syscall.EBUSY) {
-			return withHint(fmt.Errorf("%s is in use (%w)", quote(dir), syscall.EBUSY), "leave it and close what is open there (`fuser -vm %s` lists who), or say --lazy", quote(dir))
+			return withHint(fmt.Errorf("%s is in use (%w)", quote(dir), syscall.EBUSY), "leave it and close what is open there (`fuser -vm %s` lists who), or say --lazy", shellWord(dir))
 		}
 		return fmt.Errorf("unmount %s: %w", quote(dir), err)
 	}
