@@ -2,6 +2,7 @@ package writesession
 
 import (
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -22,6 +23,7 @@ type Info struct {
 	Mtime            int64 // ns since 1970
 	Synced           bool  // an fsync was answered
 	Created, Updated time.Time
+	published        bool // only waits for its blob to be on the disk
 	base             blobstore.Hash
 	staging          string
 }
@@ -31,6 +33,7 @@ type Info struct {
 // Options.PersistAfter or was synced. List tries one file lock per process.
 func (s *Sessions) List(tx *schema.Tx) ([]Info, error) {
 	infos, err := readInfos(tx)
+	infos = slices.DeleteFunc(infos, func(in Info) bool { return in.published })
 	running := make(map[string]bool)
 	for i, in := range infos {
 		if _, ok := running[in.Owner]; !ok {
@@ -64,7 +67,7 @@ func readInfos(tx *schema.Tx) (infos []Info, err error) {
 		}
 		in := Info{
 			ID: s.ColumnInt64(0), Owner: s.ColumnText(1), Branch: s.ColumnInt64(2), Ino: pathtree.Ino(s.ColumnInt64(3)),
-			Size: s.ColumnInt64(4), Mtime: s.ColumnInt64(5), Synced: s.ColumnInt64(6) == 1,
+			Size: s.ColumnInt64(4), Mtime: s.ColumnInt64(5), Synced: s.ColumnInt64(6) >= 1, published: s.ColumnInt64(6) == 2,
 			Created: time.Unix(0, s.ColumnInt64(7)), Updated: time.Unix(0, s.ColumnInt64(8)), staging: s.ColumnText(9),
 		}
 		in.PID = pidOf(in.Owner)

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 
 	"zombiezen.com/go/sqlite"
@@ -55,6 +55,10 @@ func (s *Sessions) takeOver(ctx context.Context) error {
 
 func (s *Sessions) takeOverOne(ctx context.Context, in Info) {
 	log := s.log.With("session", in.ID, "ino", in.Ino, "branch", in.Branch, "size", in.Size)
+	if in.published {
+		s.takeOverPublished(ctx, in)
+		return
+	}
 	if !in.Synced {
 		log.Warn("a process died before this was published: see `alkfs sessions`")
 		return
@@ -66,10 +70,57 @@ func (s *Sessions) takeOverOne(ctx context.Context, in Info) {
 	log.Info("published what a process had synced before it died")
 }
 
+// takeOverPublished ends a session that was published, when the file's blob is
+// whole; a power cut may have taken the blob, but not the session.
+func (s *Sessions) takeOverPublished(ctx context.Context, info Info) {
+	log := s.log.With("session", info.ID, "ino", info.Ino, "branch", info.Branch, "size", info.Size)
+	var in pathtree.Inode
+	err := s.db.Read(func(tx *schema.Tx) error {
+		v, err := s.tree.View(tx, info.Branch, 0)
+		if err == nil {
+			in, err = v.Inode(tx, info.Ino)
+		}
+		return err
+	})
+	switch {
+	case err == nil && !s.whole(ctx, in):
+		err = s.publishAgain(ctx, info.ID)
+		if err == nil {
+			log.Info("published again what a crash had damaged")
+		}
+	case err == nil || gone(err):
+		err = s.dropRow(info)
+	}
+	if err != nil {
+		log.Warn("a process died before what it had synced and published was on the disk", "error", err)
+	}
+}
+
+func (s *Sessions) publishAgain(ctx context.Context, id int64) error {
+	f, _, err := s.adopt(id, true)
+	if err != nil {
+		return err
+	}
+	defer f.leave()
+	_, err = f.publishOrphan(ctx)
+	return err
+}
+
+// whole reports whether the content of in is there and matches its hash.
+func (s *Sessions) whole(ctx context.Context, in pathtree.Inode) bool {
+	b, err := s.blobs.Open(in.Hash, in.Size)
+	if err != nil {
+		return false
+	}
+	defer b.Close()
+	_, err = io.Copy(io.Discard, io.NewSectionReader(b, 0, in.Size))
+	return err == nil && s.blobs.Sync(ctx, in.Hash) == nil
+}
+
 // Recover writes what session id would publish to w. The session stays as it
 // is. It fails with EBUSY while the session's process has its file open.
 func (s *Sessions) Recover(ctx context.Context, id int64, w io.Writer) error {
-	f, _, err := s.adopt(id)
+	f, _, err := s.adopt(id, false)
 	if err != nil {
 		return err
 	}
@@ -96,7 +147,7 @@ func (s *Sessions) Recover(ctx context.Context, id int64, w io.Writer) error {
 // Publish publishes session id, which a dead process left, whatever was
 // published since; the file's history keeps that.
 func (s *Sessions) Publish(ctx context.Context, id int64) (pathtree.Inode, error) {
-	f, info, err := s.adopt(id)
+	f, info, err := s.adopt(id, true)
 	if err != nil {
 		return pathtree.Inode{}, err
 	}
@@ -110,7 +161,7 @@ func (s *Sessions) Publish(ctx context.Context, id int64) (pathtree.Inode, error
 // publishUnchanged is Publish for takeOver, which holds the owner's lock. It
 // fails with ErrSuperseded when other content was published since.
 func (s *Sessions) publishUnchanged(ctx context.Context, id int64) error {
-	f, info, err := s.adopt(id)
+	f, info, err := s.adopt(id, true)
 	if err != nil {
 		return err
 	}
@@ -173,8 +224,12 @@ func (f *File) leave() {
 	f.mu.Unlock()
 	f.row = row{}
 	f.closeBlobs()
-	if st != nil {
+	switch {
+	case st == nil:
+	case strings.HasSuffix(st.Name(), keptSuffix): // as the row names it
 		st.Leave()
+	default: // the row names another link of it
+		discard(st)
 	}
 }
 
@@ -191,21 +246,22 @@ func (s *Sessions) Abort(ctx context.Context, id int64) error {
 	if alive(s.db.Dir(), info.Owner) {
 		return stillOpen(info)
 	}
-	if info.staging != "" {
-		st, err := s.blobs.OpenStaging(info.staging)
-		if err == nil {
-			err = st.Discard()
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	return s.dropRow(info)
+}
+
+// dropRow deletes a session of a dead process and what it kept.
+func (s *Sessions) dropRow(info Info) error {
+	err := s.db.Write(func(tx *schema.Tx) error { return deleteRow(tx, info.ID) })
+	if err == nil && info.staging != "" {
+		os.Remove(s.stagingPath(strings.TrimSuffix(info.staging, keptSuffix)))
+		s.unkeep(info.staging, info.Synced)
 	}
-	return s.db.Write(func(tx *schema.Tx) error { return deleteRow(tx, id) })
+	return err
 }
 
 // adopt makes a File of a recorded session, known to nobody else, with change
-// held.
-func (s *Sessions) adopt(id int64) (*File, Info, error) {
+// held. It is for reading only, unless write is set.
+func (s *Sessions) adopt(id int64, write bool) (*File, Info, error) {
 	var f *File
 	var info Info
 	err := s.db.Read(func(tx *schema.Tx) (err error) {
@@ -231,9 +287,10 @@ func (s *Sessions) adopt(id int64) (*File, Info, error) {
 	f.mu.dirty, f.mu.mtime, f.mu.changed = true, info.Mtime, info.Mtime
 	f.row = row{id: id, synced: info.Synced, full: true}
 	if info.staging != "" {
-		if f.mu.content.staging, err = s.blobs.OpenStaging(info.staging); err != nil {
+		if f.mu.content.staging, err = s.openKept(info.staging, write); err != nil {
 			return nil, info, err
 		}
+		f.row.link, f.row.linked = info.staging, f.mu.content.staging
 	}
 	return f, info, nil
 }

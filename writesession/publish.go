@@ -188,7 +188,7 @@ func (f *File) record(st stored) (in pathtree.Inode, err error) {
 		if in.Nlink == 0 {
 			return errUnlinked
 		}
-		return deleteRow(tx, f.row.id)
+		return endRow(tx, f.row)
 	})
 	return in, err
 }
@@ -224,7 +224,9 @@ func (f *File) published(in pathtree.Inode) {
 	f.mu.dirty, f.mu.clearSetID = false, false
 	f.mu.Unlock()
 	discard(st)
+	ended := f.row
 	f.row = row{}
+	f.s.settled(ended, in.Hash)
 	f.since.Store(0)
 	f.due.Store(0)
 	f.s.stats.publishes.Add(1)
@@ -271,6 +273,9 @@ func (f *File) settle(ctx context.Context) (blobstore.Hash, error) {
 		}
 	}
 	if c.staging != nil {
+		if err := f.keep(); err != nil {
+			return blobstore.Hash{}, err
+		}
 		if err := c.staging.Sync(); err != nil {
 			return blobstore.Hash{}, err
 		}
@@ -304,12 +309,14 @@ func (f *File) drop() {
 
 // unclaim deletes the row of f, which holds nothing that is needed.
 func (f *File) unclaim() {
-	id := f.row.id
+	r := f.row
 	f.row = row{}
-	if id == 0 {
+	if r.id == 0 && r.link == "" {
 		return
 	}
-	if err := f.s.db.Write(func(tx *schema.Tx) error { return deleteRow(tx, id) }); err != nil {
-		f.s.log.Warn("ended session not deleted", "session", id, "error", err)
+	if err := f.s.db.Write(func(tx *schema.Tx) error { return deleteRow(tx, r.id) }); err != nil {
+		f.s.log.Warn("ended session not deleted", "session", r.id, "error", err)
+		return
 	}
+	f.s.unkeep(r.link, r.synced)
 }

@@ -6,17 +6,20 @@ import (
 
 	"zombiezen.com/go/sqlite"
 
+	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/schema"
 )
 
 // row is what write_session and write_chunk hold of a File.
 type row struct {
-	id     int64 // 0: no row
-	stale  bool  // f changed since it was written
-	synced bool  // an fsync was answered with it
-	full   bool  // the content moved: all chunks are written anew
-	saved  spans // runs of the staging file that write_chunk has
-	sealed bool  // the base is a new blob file, which may have no row yet
+	id     int64              // 0: no row
+	stale  bool               // f changed since it was written
+	synced bool               // an fsync was answered with it
+	full   bool               // the content moved: all chunks are written anew
+	saved  spans              // runs of the staging file that write_chunk has
+	sealed bool               // the base is a new blob file, which may have no row yet
+	link   string             // name of the staging file in the row; '' none
+	linked *blobstore.Staging // what link is of
 }
 
 // save records the dirty f so that a later process can recover it: bytes in
@@ -30,6 +33,12 @@ func (f *File) save(synced bool) error {
 		return nil
 	case r.id != 0 && !r.stale && r.synced == synced:
 		return nil
+	}
+	old := r.link
+	if f.mu.content.staging == nil {
+		r.link, r.linked = "", nil
+	} else if err := f.keep(); err != nil {
+		return err
 	}
 	id := r.id
 	err := f.s.db.Write(func(tx *schema.Tx) (err error) {
@@ -51,7 +60,10 @@ func (f *File) save(synced bool) error {
 	if err != nil {
 		return err
 	}
-	f.row = row{id: id, synced: synced, sealed: r.sealed, saved: append(r.saved[:0], f.mu.content.own...)}
+	if old != r.link {
+		f.s.unkeep(old, r.synced || synced)
+	}
+	f.row = row{id: id, synced: synced, sealed: r.sealed, saved: append(r.saved[:0], f.mu.content.own...), link: r.link, linked: r.linked}
 	f.since.Store(0)
 	f.s.stats.saved.Add(1)
 	return nil
@@ -61,10 +73,7 @@ func (f *File) save(synced bool) error {
 // id 0, or when its commit was lost.
 func (f *File) putSession(tx *schema.Tx, id int64, synced bool) (newID int64, found bool, err error) {
 	bind := func(s *sqlite.Stmt) *sqlite.Stmt {
-		c, staging := &f.mu.content, ""
-		if c.staging != nil {
-			staging = c.staging.Name()
-		}
+		c := &f.mu.content
 		s.BindText(1, f.s.owner.name)
 		s.BindInt64(2, f.view.Branch().ID)
 		s.BindInt64(3, int64(f.ino))
@@ -74,7 +83,7 @@ func (f *File) putSession(tx *schema.Tx, id int64, synced bool) (newID int64, fo
 		}
 		s.BindInt64(5, c.size)
 		s.BindInt64(6, f.mu.mtime)
-		s.BindText(7, staging)
+		s.BindText(7, f.row.link)
 		s.BindBool(8, synced)
 		s.BindInt64(9, now())
 		return s
@@ -177,6 +186,18 @@ func deleteRow(tx *schema.Tx, id int64) error {
 	return err
 }
 
+// endRow ends the row of a session that is being published: it is deleted or,
+// when an fsync was answered with it, stays until the blob is on the disk.
+func endRow(tx *schema.Tx, r row) error {
+	if !r.synced {
+		return deleteRow(tx, r.id)
+	}
+	s := tx.Stmt("UPDATE write_session SET synced = 2 WHERE id = ?")
+	s.BindInt64(1, r.id)
+	_, err := s.Step()
+	return err
+}
+
 // claim makes f the only session of its inode on its branch, or fails with
 // EBUSY. The session's row is the lock; it goes with the publish. Of two that
 // come at once the one with the smaller id has it. change must be held.
@@ -188,7 +209,7 @@ func (f *File) claim() error {
 			return err
 		}
 		owners = owners[:0]
-		s := tx.Stmt("SELECT owner FROM write_session WHERE branch = ? AND ino = ? AND id < ?")
+		s := tx.Stmt("SELECT owner FROM write_session WHERE branch = ? AND ino = ? AND id < ? AND synced <> 2")
 		s.BindInt64(1, f.view.Branch().ID)
 		s.BindInt64(2, int64(f.ino))
 		s.BindInt64(3, id)

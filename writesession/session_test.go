@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
 
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
@@ -191,9 +192,7 @@ func TestUnlinkedFilesAreDroppedUnlessLinkedAgain(t *testing.T) {
 	if n := w.s.Stats().Open; n != 0 || len(w.sessions()) != 0 {
 		t.Fatalf("%d files open, sessions %v", n, w.sessions())
 	}
-	if err := stagingFiles(w); err != nil {
-		t.Fatal(err)
-	}
+	w.noStaging()
 }
 
 func TestCopyOfAWholeFileMovesNoBytes(t *testing.T) {
@@ -488,9 +487,7 @@ func TestCloseThatCannotPublishLeavesAnOrphan(t *testing.T) {
 	if err := w.s.Abort(ctx, l[0].ID); pathtree.Errno(err) != syscall.ENOENT {
 		t.Fatal(err)
 	}
-	if err := stagingFiles(w); err != nil {
-		t.Fatal(err)
-	}
+	w.noStaging()
 }
 
 func TestPublishGoesOnAfterTheTransactionFailed(t *testing.T) {
@@ -555,7 +552,7 @@ func TestWhatTheDatabaseLostIsPublishedAgain(t *testing.T) {
 	w.shut(f)
 }
 
-func eventually(t testing.TB, ok func() bool) {
+func eventually(t rapid.TB, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {

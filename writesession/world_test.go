@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -34,7 +35,7 @@ type world struct {
 var ctx = context.Background()
 
 // small makes every way of keeping content happen with little of it.
-var small = Options{MemoryMax: 40 << 10}
+var small = Options{MemoryMax: 40 << 10, PersistAfter: 5 * time.Millisecond}
 
 func newWorld(t testing.TB, o Options) *world { return openWorld(t, t.TempDir(), o) }
 
@@ -229,6 +230,12 @@ func fill(n int, seed byte) []byte {
 		p[i] = byte(i>>12)*7 + byte(i) + seed
 	}
 	return p
+}
+
+// noStaging checks that staging files go away.
+func (w *world) noStaging() {
+	w.t.Helper()
+	eventually(w.t, func() bool { return stagingFiles(w) == nil })
 }
 
 // stagingFiles is an error when a staging file is left.
