@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -223,11 +224,18 @@ func (w *world) same(got, want []byte) {
 	}
 }
 
-// fill returns n bytes that tell their place and seed.
+// noise is what fill takes its bytes from.
+var noise = func() []byte {
+	p := make([]byte, 1<<20)
+	rand.NewChaCha8([32]byte{}).Read(p)
+	return p
+}()
+
+// fill returns n bytes that tell their seed.
 func fill(n int, seed byte) []byte {
 	p := make([]byte, n)
-	for i := range p {
-		p[i] = byte(i>>12)*7 + byte(i) + seed
+	for done := 0; done < n; {
+		done += copy(p[done:], noise[int(seed)*4099%len(noise):])
 	}
 	return p
 }
