@@ -272,19 +272,19 @@ func TestDirectoryNumbers(t *testing.T) {
 
 func TestDeepChain(t *testing.T) {
 	w := newWorld(t)
-	v := w.deep(1000)
-	if len(v.chain) != 1001 {
+	v := w.deep(longChain)
+	if len(v.chain) != longChain+1 {
 		t.Fatalf("chain of %d", len(v.chain))
 	}
-	if n := strings.Count(w.list(v), " "); n != 1001 {
+	if n := strings.Count(w.list(v), " "); n != longChain+1 {
 		t.Errorf("%d entries", n+1)
 	}
-	if in := w.mustStat(w.view("deep500", 0), "hot"); in.Size != 3 {
+	if in := w.mustStat(w.view("deep150", 0), "hot"); in.Size != 3 {
 		t.Errorf("%+v", in)
 	}
 	w.unlink(v, "base")
 	w.mustStat(w.main, "base")
-	w.mustStat(w.view("deep998", 0), "base")
+	w.mustStat(w.view(fmt.Sprint("deep", longChain-2), 0), "base")
 	if _, err := w.stat(v, "base"); Errno(err) != syscall.ENOENT {
 		t.Error(err)
 	}
@@ -292,16 +292,16 @@ func TestDeepChain(t *testing.T) {
 }
 
 func TestWideBranches(t *testing.T) {
-	const n = 10000
+	const n = manyBranches
 	w := newWorld(t)
 	w.wide(n)
 	base := w.mustStat(w.main, "hot").Ino
-	for i := 0; i < n; i += 999 {
+	for i := 0; i < n; i += 99 {
 		v := w.view(fmt.Sprint("wide", i), 0)
 		w.wantList(v, "base hot")
 		w.mustStat(v, "hot")
 	}
-	for _, v := range []*View{w.main, w.view("wide5000", 0)} {
+	for _, v := range []*View{w.main, w.view(fmt.Sprint("wide", n/2), 0)} {
 		w.wantList(v, "base hot")
 		if in := w.mustStat(v, "hot"); in.Ino != base {
 			t.Errorf("%s: %v, want %v", v.Branch().Name, in.Ino, base)

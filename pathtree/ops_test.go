@@ -107,7 +107,8 @@ func TestCreateAttributes(t *testing.T) {
 func TestTimes(t *testing.T) {
 	type times struct{ mtime, ctime bool }
 	touched, inode, same := times{true, true}, times{false, true}, times{}
-	for _, c := range []struct {
+	w := newWorld(t)
+	for i, c := range []struct {
 		what string
 		do   func(w *world)
 		want map[string]times
@@ -137,7 +138,7 @@ func TestTimes(t *testing.T) {
 			})
 		}, map[string]times{"d": same, "d/f": inode}},
 	} {
-		w := newWorld(t)
+		w.use(fmt.Sprint("bucket", i))
 		for _, p := range []string{"d/", "e/", "d/sub/", "d/f", "e/g"} {
 			w.make(w.main, p)
 		}
@@ -256,7 +257,8 @@ func TestXattr(t *testing.T) {
 
 func TestRenameTable(t *testing.T) {
 	const exchange, noreplace, whiteout = unix.RENAME_EXCHANGE, unix.RENAME_NOREPLACE, unix.RENAME_WHITEOUT
-	for _, c := range []struct {
+	w := newWorld(t)
+	for i, c := range []struct {
 		from, to string
 		flags    uint32
 		want     syscall.Errno
@@ -290,7 +292,7 @@ func TestRenameTable(t *testing.T) {
 		{"f", "x", 1 << 10, syscall.EINVAL, ""},
 		{"f", strings.Repeat("n", 256), 0, syscall.ENAMETOOLONG, ""},
 	} {
-		w := newWorld(t)
+		w.use(fmt.Sprint("bucket", i))
 		for _, p := range []string{"d/", "d/g", "d/sub/", "e/", "f"} {
 			w.make(w.main, p)
 		}
@@ -351,7 +353,7 @@ func TestUnlinkedInodeLives(t *testing.T) {
 func TestManyHardLinks(t *testing.T) {
 	w := newWorld(t)
 	f := w.make(w.main, "f")
-	const n = 65000
+	const n = manyLinks
 	w.write(func(tx *schema.Tx) (err error) {
 		for i := 1; i < n && err == nil; i++ {
 			_, err = w.main.Link(tx, f.Ino, w.main.Root(), fmt.Sprint("link", i))
@@ -372,12 +374,12 @@ func TestManyHardLinks(t *testing.T) {
 
 func TestDeepDirectories(t *testing.T) {
 	w := newWorld(t)
-	const depth = 5000 // longer than PATH_MAX
+	const depth = deepPath
 	at := w.main.Root()
 	top := at
 	w.write(func(tx *schema.Tx) error {
 		for i := range depth {
-			in, err := w.main.Create(tx, at, "d", NewInode{Mode: dir})
+			in, err := w.main.Create(tx, at, "ddd", NewInode{Mode: dir})
 			if err != nil {
 				return err
 			}
@@ -389,13 +391,13 @@ func TestDeepDirectories(t *testing.T) {
 	})
 	w.write(func(tx *schema.Tx) error {
 		p, err := w.main.Path(tx, at)
-		if err != nil || len(p) != 2*depth-1 {
+		if err != nil || len(p) != 4*depth-1 {
 			t.Errorf("%d bytes, %v", len(p), err)
 		}
 		if in, err := w.main.Resolve(tx, p); err != nil || in.Ino != at {
 			t.Errorf("%v %v", in.Ino, err)
 		}
-		if _, err = w.main.Rename(tx, w.main.Root(), "d", at, "x", 0); Errno(err) != syscall.EINVAL {
+		if _, err = w.main.Rename(tx, w.main.Root(), "ddd", at, "x", 0); Errno(err) != syscall.EINVAL {
 			t.Errorf("into itself: %v", err)
 		}
 		if parent, err := w.main.Parent(tx, top); err != nil || parent != w.main.Root() {

@@ -31,12 +31,18 @@ func newWorld(t testing.TB) *world {
 	}
 	t.Cleanup(func() { db.Close() })
 	w := &world{t: t, db: db, tree: New(db)}
+	w.use("default")
+	return w
+}
+
+// use goes on in a new bucket.
+func (w *world) use(name string) {
+	w.t.Helper()
 	w.write(func(tx *schema.Tx) (err error) {
-		w.bucket, err = w.tree.CreateBucket(tx, "default")
+		w.bucket, err = w.tree.CreateBucket(tx, name)
 		return err
 	})
 	w.main = w.view(MainBranch, 0)
-	return w
 }
 
 func (w *world) write(f func(tx *schema.Tx) error) {
