@@ -150,9 +150,13 @@ func (s *Server) password(conn ssh.ConnMetadata, password []byte) (*ssh.Permissi
 	return id.permissions(), nil
 }
 
-// HashPassword makes what access.SetPassword stores.
+// passwordCost is bcrypt's; lower in tests.
+var passwordCost = 12
+
+// HashPassword makes what access.SetPassword stores. A password has at most 72
+// bytes.
 func HashPassword(password string) (string, error) {
-	h, err := bcrypt.GenerateFromPassword([]byte(password), 12)
+	h, err := bcrypt.GenerateFromPassword([]byte(password), passwordCost)
 	return string(h), err
 }
 
