@@ -98,27 +98,34 @@ func (ck *checker) heads() error {
 		return err
 	}
 	for _, b := range buckets {
-		branches, err := ck.tree.Branches(ck.tx, b.ID)
+		if err := ck.bucket(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (ck *checker) bucket(b Bucket) error {
+	branches, err := ck.tree.Branches(ck.tx, b.ID)
+	if err != nil {
+		return err
+	}
+	for _, br := range branches {
+		ck.where = b.Name + "/" + br.Name + ": "
+		v, err := ck.tree.View(ck.tx, br.ID, 0)
+		if Errno(err) == unix.ENOENT {
+			ck.report("the root directory is missing")
+			continue
+		}
 		if err != nil {
 			return err
 		}
-		for _, br := range branches {
-			ck.where = b.Name + "/" + br.Name + ": "
-			v, err := ck.tree.View(ck.tx, br.ID, 0)
-			if Errno(err) == unix.ENOENT {
-				ck.report("the root directory is missing")
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			ck.side, ck.live = newViewSide(v), v.live
-			if err := ck.edges(br.ID); err != nil {
-				return err
-			}
-			if err := ck.inodes(br.ID); err != nil {
-				return err
-			}
+		ck.side, ck.live = newViewSide(v), v.live
+		if err := ck.edges(br.ID); err != nil {
+			return err
+		}
+		if err := ck.inodes(br.ID); err != nil {
+			return err
 		}
 	}
 	return nil
