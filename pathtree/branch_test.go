@@ -73,7 +73,7 @@ func TestBucketsAreIsolated(t *testing.T) {
 
 func TestLabels(t *testing.T) {
 	w := newWorld(t)
-	for _, n := range []string{"", ".", "..", "a/b", "a:b", "a\nb", strings.Repeat("n", 256)} {
+	for _, n := range []string{"", ".", "..", "a/b", "a:b", "a\nb", "\xff", strings.Repeat("n", 256)} {
 		w.fails(Errno(checkLabel(n)), func(tx *schema.Tx) error { _, err := w.tree.CreateBucket(tx, n); return err })
 		if checkLabel(n) == nil {
 			t.Errorf("%q is allowed", n)

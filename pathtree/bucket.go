@@ -6,6 +6,7 @@ import (
 	"os"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -110,6 +111,9 @@ func checkLabel(name string) error {
 		}
 		return err
 	}
+	if !utf8.ValidString(name) {
+		return syscall.EILSEQ
+	}
 	for i := range len(name) {
 		if c := name[i]; c < ' ' || c == 0x7f || c == ':' {
 			return syscall.EINVAL
@@ -175,12 +179,9 @@ func (t *Tree) removeBucket(tx *schema.Tx, name string) error {
 	}
 	const branches = `(SELECT id FROM branch WHERE bucket = ?1)`
 	for _, q := range []string{
-		`DELETE FROM dentry WHERE (parent, name, branch, stamp, node) IN
-			(SELECT parent, name, branch, stamp, node FROM dentry WHERE branch IN ` + branches + `)`,
-		`DELETE FROM inode WHERE (ino, branch, stamp, node) IN
-			(SELECT ino, branch, stamp, node FROM inode WHERE branch IN ` + branches + `)`,
-		`DELETE FROM xattr WHERE (ino, name, branch, stamp, node) IN
-			(SELECT ino, name, branch, stamp, node FROM xattr WHERE branch IN ` + branches + `)`,
+		`DELETE FROM dentry WHERE branch IN ` + branches,
+		`DELETE FROM inode WHERE branch IN ` + branches,
+		`DELETE FROM xattr WHERE branch IN ` + branches,
 		`DELETE FROM snapshot WHERE bucket = ?1`,
 		`DELETE FROM merge WHERE src IN ` + branches + ` OR dst IN ` + branches,
 		`DELETE FROM branch WHERE bucket = ?1`,
