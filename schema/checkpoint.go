@@ -9,7 +9,9 @@ import (
 
 const (
 	checkpointEvery = 500 * time.Millisecond
-	checkpointPages = 2000 // WAL pages worth copying
+	checkpointPages = 2000  // pages in the WAL alone that are worth copying
+	walPagesMost    = 16384 // pages in the WAL at which writers wait for a checkpoint
+	walLookEvery    = 32    // commits between looks at that
 )
 
 // checkpointLoop copies the WAL into the database beside the writer, so that
@@ -36,32 +38,42 @@ func (db *DB) checkpointLoop(ctx context.Context) {
 		} else {
 			seen = gen
 		}
-		if db.walSize() < checkpointPages*4096 {
-			continue
-		}
-		pages, copied := side.checkpoint("PRAGMA wal_checkpoint(PASSIVE)")
+		pages, copied := side.checkpoint("NOOP")
 		db.stats.walPages.Store(int64(pages))
-		if pages < checkpointPages || copied == 0 {
+		if pages-copied < checkpointPages {
 			continue
 		}
+		side.checkpoint("PASSIVE")
 		db.mu.Lock()
 		if !db.mu.closed && db.finish() == nil {
 			// All copied: the next write starts the WAL from its beginning.
-			db.mu.tx.checkpoint("PRAGMA wal_checkpoint(PASSIVE)")
+			db.mu.tx.checkpoint("PASSIVE")
 		}
 		db.mu.Unlock()
 		db.stats.checkpoints.Add(1)
 	}
 }
 
+// boundWAL checkpoints before a writer that outruns checkpointLoop goes on. No
+// transaction may be open. mu must be held, over the I/O too: to hold up
+// writers is the purpose.
+func (db *DB) boundWAL() {
+	if db.stats.commits.Load()%walLookEvery != 0 {
+		return
+	}
+	if pages, _ := db.mu.tx.checkpoint("NOOP"); pages >= walPagesMost {
+		db.mu.tx.checkpoint("PASSIVE")
+	}
+}
+
 // checkpoint returns the pages in the WAL and how many of them the database
-// file has now.
-func (tx *Tx) checkpoint(query string) (pages, copied int) {
-	s, _, err := tx.conn.PrepareTransient(query)
+// file has. Mode NOOP copies none.
+func (tx *Tx) checkpoint(mode string) (pages, copied int) {
+	s, err := tx.prepare("PRAGMA wal_checkpoint(" + mode + ")")
 	if err != nil {
 		return 0, 0
 	}
-	defer s.Finalize()
+	defer s.Reset()
 	if ok, err := s.Step(); err != nil || !ok {
 		return 0, 0
 	}

@@ -243,6 +243,7 @@ func (db *DB) beginWrite() error {
 	}
 	tx := &db.mu.tx
 	db.finish()
+	db.boundWAL()
 	db.mu.gen = db.wake.load()
 	if err := tx.exec("BEGIN IMMEDIATE"); err != nil {
 		return err
