@@ -8,10 +8,14 @@ import (
 )
 
 const (
+	checkpointPages = 2000 // pages in the WAL alone that are worth copying
+	walLookEvery    = 32   // commits between a writer's looks at the WAL
+)
+
+// Variables for tests.
+var (
 	checkpointEvery = 500 * time.Millisecond
-	checkpointPages = 2000  // pages in the WAL alone that are worth copying
 	walPagesMost    = 16384 // pages in the WAL at which writers wait for a checkpoint
-	walLookEvery    = 32    // commits between looks at that
 )
 
 // checkpointLoop copies the WAL into the database beside the writer, so that
