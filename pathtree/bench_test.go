@@ -66,13 +66,28 @@ func (w *world) benchLookup(b *testing.B, v *View, name string) {
 	}
 }
 
-func BenchmarkLookupInode(b *testing.B) {
+func BenchmarkChain(b *testing.B) {
 	for _, depth := range []int{1, 10, 100, 1000} {
 		w := newWorld(b)
 		v := w.deep(depth - 1)
 		for _, name := range []string{"hot", "base"} {
 			b.Run(fmt.Sprintf("depth=%d/%s", depth, name), func(b *testing.B) { w.benchLookup(b, v, name) })
 		}
+		b.Run(fmt.Sprintf("depth=%d/view", depth), func(b *testing.B) {
+			for b.Loop() {
+				w.read(func(tx *schema.Tx) error { _, err := w.tree.View(tx, v.Branch().ID, 0); return err })
+			}
+		})
+		b.Run(fmt.Sprintf("depth=%d/fork", depth), func(b *testing.B) {
+			i := 0
+			for b.Loop() {
+				w.write(func(tx *schema.Tx) error {
+					i++
+					_, err := w.tree.CreateBranch(tx, w.bucket.ID, fmt.Sprintf("bench%d", i), Origin{Branch: v.Branch().ID})
+					return err
+				})
+			}
+		})
 	}
 	w := newWorld(b)
 	v := w.wide(10000)

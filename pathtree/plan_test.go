@@ -37,17 +37,3 @@ func TestQueryPlans(t *testing.T) {
 		})
 	}
 }
-
-func TestSkeleton(t *testing.T) {
-	w := newWorld(t)
-	w.make(w.main, "a/")
-	w.make(w.main, "a/b")
-	w.wantList(w.main, "a/ a/b")
-	f := w.fork(w.main, "f", Origin{})
-	w.make(f, "a/c")
-	w.wantList(f, "a/ a/b a/c")
-	w.wantList(w.main, "a/ a/b")
-	w.unlink(f, "a/b")
-	w.wantList(f, "a/ a/c")
-	w.wantList(w.main, "a/ a/b")
-}
