@@ -58,6 +58,15 @@ func (d *edit) set(e edge, i Ino) {
 	}
 }
 
+// unset forgets what set said about e.
+func (d *edit) unset(e edge) {
+	if i := d.to[e]; i != 0 {
+		delete(d.byIno[i], e)
+	}
+	delete(d.to, e)
+	delete(d.byDir[e.parent], e.name)
+}
+
 // put gives an inode the state in, of which groups are new.
 func (d *edit) put(in Inode, groups int) {
 	if s := d.states[in.Ino]; s != nil {

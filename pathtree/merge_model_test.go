@@ -165,16 +165,15 @@ func (p *play) explain(a, b map[string]string, changes []Change) {
 		}
 		return path.Join(dir, path.Base(at))
 	}
-	plain := func(s string) string { s, _, _ = strings.Cut(s, " same as "); return s }
 	for at, is := range b {
 		c, ok := listed[at]
 		old := from(at)
 		used[old] = true
 		was, existed := a[old]
 		switch {
-		case !ok && (!existed || plain(was) != plain(is)):
+		case !ok && (!existed || cutLink(was) != cutLink(is)):
 			p.rt.Fatalf("%q (%s) was %q (%s) and is not listed: %q", at, is, old, was, render(changes))
-		case ok && c.Kind != Added && c.Kind != Renamed && plain(was) == plain(is):
+		case ok && c.Kind != Added && c.Kind != Renamed && cutLink(was) == cutLink(is):
 			p.rt.Fatalf("%q is listed and did not change: %q", at, render(changes))
 		}
 	}
@@ -336,3 +335,6 @@ func mergeMaps(base, ours, theirs map[string]string) (merged map[string]string, 
 	}
 	return merged, clash
 }
+
+// cutLink removes the note of what a path is a hard link to.
+func cutLink(s string) string { s, _, _ = strings.Cut(s, " same as "); return s }
