@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime"
 	"sync"
@@ -369,11 +370,14 @@ func (f *File) finish(ctx context.Context) error {
 	f.change.Lock()
 	defer f.release()
 	_, err := f.publish(ctx)
-	if f.mu.dirty && (err == nil || gone(err)) {
-		f.drop() // no links, or no branch: nobody can ever see it
-		err = nil
+	dropped := f.mu.dirty && (err == nil || gone(err))
+	if dropped { // no links, or no branch: nobody can ever see it
+		f.drop()
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
 	}
-	if err != nil {
+	if err != nil && !dropped {
 		if e := f.save(false); e != nil {
 			err = errors.Join(err, fmt.Errorf("the session is in memory only: %w", e))
 		}
@@ -383,7 +387,7 @@ func (f *File) finish(ctx context.Context) error {
 	if f.s.forget(f) {
 		f.closeBlobs()
 	}
-	return nil
+	return f.fail("close", err)
 }
 
 func (f *File) closeBlobs() {

@@ -31,7 +31,9 @@ type cost struct {
 var errUnlinked = errors.New("no links left")
 
 // gone reports whether err says that the inode or its branch is no more.
-func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESTALE)
+}
 
 // Publish makes what was written the content for everybody, in one
 // transaction, and returns the inode as published. It does nothing on a clean

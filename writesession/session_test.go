@@ -195,6 +195,31 @@ func TestUnlinkedFilesAreDroppedUnlessLinkedAgain(t *testing.T) {
 	w.noStaging()
 }
 
+func TestARemovedBranchTakesItsSessionsWithIt(t *testing.T) {
+	w := newWorld(t, small)
+	var v *pathtree.View
+	w.write(func(tx *schema.Tx) error {
+		b, err := w.tree.CreateBranch(tx, w.main.Bucket().ID, "fork", pathtree.Origin{Branch: w.main.Branch().ID})
+		if err == nil {
+			v, err = w.tree.View(tx, b.ID, 0)
+		}
+		return err
+	})
+	for _, n := range []int{10, 100 << 10} {
+		w.put(w.create(v, string(rune('a'+n>>10))), 0, fill(n, 1))
+	}
+	w.write(func(tx *schema.Tx) error { return w.tree.RemoveBranch(tx, v.Branch().ID) })
+	for _, f := range w.s.open(func(*File) bool { return true }) {
+		if err := f.Close(); pathtree.Errno(err) != syscall.ESTALE {
+			t.Fatal(err)
+		}
+	}
+	if n := w.s.Stats().Open; n != 0 || len(w.sessions()) != 0 {
+		t.Fatalf("%d files open, sessions %v", n, w.sessions())
+	}
+	w.noStaging()
+}
+
 func TestCopyOfAWholeFileMovesNoBytes(t *testing.T) {
 	w := newWorld(t, small)
 	for _, n := range []int64{1, 10 << 10, 30 << 10, 300 << 10} {
