@@ -42,6 +42,7 @@ type Store struct {
 	tree     *pathtree.Tree
 	blobs    *blobstore.Store
 	sessions *writesession.Sessions
+	rights   *Rights // nil: all; see As
 }
 
 // Open opens the store in dir, making it on first use: with a key of its own
@@ -171,6 +172,9 @@ func (s *Store) Barrier() error { return s.db.Barrier() }
 
 // Close publishes what is open, commits and closes the store.
 func (s *Store) Close() error {
+	if s.rights != nil {
+		return nil // it is another's
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeDeadline)
 	defer cancel()
 	return s.closeParts(ctx)
@@ -191,7 +195,12 @@ func (s *Store) closeParts(ctx context.Context) error {
 }
 
 // Dir returns the directory of the store, absolute.
-func (s *Store) Dir() string { return s.dir }
+func (s *Store) Dir() string {
+	if s.rights != nil {
+		return "" // the host's business
+	}
+	return s.dir
+}
 
 // DB returns the database, for other surfaces.
 func (s *Store) DB() *schema.DB { return s.db }

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
+	"github.com/alkdev/alkfs/sftpsrv/access"
 )
 
 // What a store holds; see pathtree for the fields.
@@ -33,11 +35,14 @@ func (s *Store) Buckets() (list []Bucket, err error) {
 		list, err = s.tree.Buckets(tx)
 		return err
 	})
-	return list, err
+	return slices.DeleteFunc(list, func(b Bucket) bool { return !s.sees(b) }), err
 }
 
 // CreateBucket makes a bucket with an empty branch main.
 func (s *Store) CreateBucket(name string) (b Bucket, err error) {
+	if err := s.everything(); err != nil {
+		return b, err
+	}
 	err = s.write(func(tx *schema.Tx) (err error) {
 		b, err = s.tree.CreateBucket(tx, name)
 		return named("bucket", name, err)
@@ -47,11 +52,17 @@ func (s *Store) CreateBucket(name string) (b Bucket, err error) {
 
 // RemoveBucket removes a bucket with its branches and all their history.
 func (s *Store) RemoveBucket(name string) error {
+	if err := s.everything(); err != nil {
+		return err
+	}
 	return s.write(func(tx *schema.Tx) error { return named("bucket", name, s.tree.RemoveBucket(tx, name)) })
 }
 
 // SetPolicy replaces the policy of a bucket.
 func (s *Store) SetPolicy(bucket string, p Policy) error {
+	if err := s.everything(); err != nil {
+		return err
+	}
 	return s.write(func(tx *schema.Tx) error {
 		b, err := s.bucket(tx, bucket)
 		if err != nil {
@@ -67,6 +78,7 @@ func (s *Store) Branches(bucket string) (list []Branch, err error) {
 		b, err := s.bucket(tx, bucket)
 		if err == nil {
 			list, err = s.tree.Branches(tx, b.ID)
+			list = s.seen(b, list)
 		}
 		return err
 	})
@@ -79,6 +91,9 @@ func (s *Store) CreateBranch(bucket, name string, o BranchOptions) (b Branch, er
 	err = s.write(func(tx *schema.Tx) error {
 		from, at, err := s.resolve(tx, Spec{Bucket: bucket, Branch: o.From, At: o.At})
 		if err != nil {
+			return err
+		}
+		if err := s.mayIn(tx, from.Bucket, name, access.Write); err != nil {
 			return err
 		}
 		b, err = s.tree.CreateBranch(tx, from.Bucket, name, pathtree.Origin{Branch: from.ID, At: at, Live: o.Live})
@@ -94,6 +109,11 @@ func (s *Store) RenameBranch(bucket, name, to string) error {
 		if err != nil {
 			return err
 		}
+		for _, changed := range []string{b.Name, to} {
+			if err := s.mayIn(tx, b.Bucket, changed, access.Write); err != nil {
+				return err
+			}
+		}
 		return named("branch", to, s.tree.RenameBranch(tx, b.ID, to))
 	})
 }
@@ -103,6 +123,9 @@ func (s *Store) RemoveBranch(bucket, name string) error {
 	return s.write(func(tx *schema.Tx) error {
 		b, _, err := s.resolve(tx, Spec{Bucket: bucket, Branch: name})
 		if err != nil {
+			return err
+		}
+		if err := s.mayIn(tx, b.Bucket, b.Name, access.Write); err != nil {
 			return err
 		}
 		return named("branch", name, s.tree.RemoveBranch(tx, b.ID))
@@ -115,6 +138,7 @@ func (s *Store) Snapshots(bucket string) (list []Snapshot, err error) {
 		b, err := s.bucket(tx, bucket)
 		if err == nil {
 			list, err = s.tree.Snapshots(tx, b.ID)
+			list = slices.DeleteFunc(list, func(snap Snapshot) bool { return s.mayByID(tx, snap.Branch, access.Read) != nil })
 		}
 		return err
 	})
@@ -126,6 +150,9 @@ func (s *Store) CreateSnapshot(spec Spec, name, message string) (snap Snapshot, 
 	err = s.write(func(tx *schema.Tx) error {
 		b, _, err := s.resolve(tx, Spec{Bucket: spec.Bucket, Branch: spec.Branch})
 		if err != nil {
+			return err
+		}
+		if err := s.mayIn(tx, b.Bucket, b.Name, access.Write); err != nil {
 			return err
 		}
 		snap, err = s.tree.CreateSnapshot(tx, b.ID, name, message)
@@ -142,8 +169,14 @@ func (s *Store) RemoveSnapshot(bucket, name string) error {
 			return err
 		}
 		snap, err := s.tree.Snapshot(tx, b.ID, name)
+		if err == nil && s.mayByID(tx, snap.Branch, access.Read) != nil {
+			err = fs.ErrNotExist
+		}
 		if err != nil {
 			return named("snapshot", name, err)
+		}
+		if err := s.mayByID(tx, snap.Branch, access.Write); err != nil {
+			return err
 		}
 		return s.tree.RemoveSnapshot(tx, snap.ID)
 	})
@@ -162,7 +195,36 @@ func (s *Store) bucket(tx *schema.Tx, name string) (Bucket, error) {
 		name = DefaultBucket
 	}
 	b, err := s.tree.Bucket(tx, name)
+	if err == nil && !s.sees(b) {
+		err = fs.ErrNotExist
+	}
 	return b, named("bucket", name, err)
+}
+
+// mayIn is may for a bucket by id.
+func (s *Store) mayIn(tx *schema.Tx, bucket int64, branch string, want access.Level) error {
+	if s.rights == nil {
+		return nil
+	}
+	list, err := s.tree.Buckets(tx)
+	for _, b := range list {
+		if b.ID == bucket {
+			return s.may(b, branch, want)
+		}
+	}
+	return errors.Join(err, fs.ErrNotExist)
+}
+
+// mayByID is may for a branch by id.
+func (s *Store) mayByID(tx *schema.Tx, branch int64, want access.Level) error {
+	if s.rights == nil {
+		return nil
+	}
+	br, err := s.tree.BranchByID(tx, branch)
+	if err != nil {
+		return err
+	}
+	return s.mayIn(tx, br.Bucket, br.Name, want)
 }
 
 // resolve finds the branch of spec and the bound that spec.At sets, 0 without
@@ -175,6 +237,9 @@ func (s *Store) resolve(tx *schema.Tx, spec Spec) (Branch, Stamp, error) {
 	if spec.At != "" {
 		snap, err := s.tree.Snapshot(tx, b.ID, spec.At)
 		if err == nil {
+			if s.mayByID(tx, snap.Branch, access.Read) != nil {
+				return Branch{}, 0, named("snapshot", spec.At, fs.ErrNotExist)
+			}
 			return s.resolveSnapshot(tx, spec, snap)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -183,6 +248,9 @@ func (s *Store) resolve(tx *schema.Tx, spec Spec) (Branch, Stamp, error) {
 	}
 	name := spec.withDefaults().Branch
 	br, err := s.tree.Branch(tx, b.ID, name)
+	if err == nil {
+		err = s.may(b, br.Name, access.Read)
+	}
 	if err != nil || spec.At == "" {
 		return br, 0, named("branch", b.Name+"/"+name, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
+	"github.com/alkdev/alkfs/sftpsrv/access"
 )
 
 // What Diff, Merge and Log return; see pathtree for the fields.
@@ -108,6 +109,9 @@ func (s *Store) ForkView(spec Spec) (*View, bool, error) {
 		if br.Live {
 			at = 0
 		}
+		if s.mayByID(tx, br.Parent, access.Read) != nil {
+			return nil // as if there were none
+		}
 		found = true
 		view.v, err = s.tree.View(tx, br.Parent, at)
 		return err
@@ -135,6 +139,11 @@ func (s *Store) Merge(src, dst Spec, o MergeOptions) (r MergeResult, err error) 
 		po.Text = &pathtree.TextMerge{Read: s.readContent, Store: s.storeContent}
 	}
 	err = s.write(func(tx *schema.Tx) (err error) {
+		if !o.DryRun {
+			if err := s.mayByID(tx, to.v.Branch().ID, access.Write); err != nil {
+				return err
+			}
+		}
 		r, err = s.tree.Merge(tx, from.v, to.v, po)
 		return err
 	})
@@ -191,6 +200,9 @@ func (s *Store) Log(spec Spec, limit int) (list []LogEntry, err error) {
 // Restore makes the path of spec as it was at spec.At, by new versions on top,
 // so that it can be undone by another Restore. The rest of the branch stays.
 func (s *Store) Restore(spec Spec) (changes []Change, err error) {
+	if err := s.everything(); err != nil {
+		return nil, err
+	}
 	if spec.At == "" {
 		return nil, fmt.Errorf("restore %s: say as of when: %w", spec, ErrBadSpec)
 	}
@@ -216,7 +228,7 @@ func (s *Store) Restore(spec Spec) (changes []Change, err error) {
 // BranchName returns the name of a branch by its id, "" when it is not known.
 func (s *Store) BranchName(id int64) (name string) {
 	_ = s.db.Read(func(tx *schema.Tx) error {
-		if br, err := s.tree.BranchByID(tx, id); err == nil {
+		if br, err := s.tree.BranchByID(tx, id); err == nil && s.mayByID(tx, id, access.Read) == nil {
 			name = br.Name
 		}
 		return nil

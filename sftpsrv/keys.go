@@ -17,11 +17,12 @@ import (
 	"github.com/alkdev/alkfs/sftpsrv/access"
 )
 
-const hostKeyFile = "ssh_host_ed25519_key"
+// HostKeyFile is the name of the host key in the store directory.
+const HostKeyFile = "ssh_host_ed25519_key"
 
 // hostKey reads the store's host key, and makes it at the first start.
 func hostKey(dir string) (ssh.Signer, error) {
-	path := filepath.Join(dir, hostKeyFile)
+	path := filepath.Join(dir, HostKeyFile)
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := makeHostKey(path); err != nil {
@@ -45,7 +46,7 @@ func makeHostKey(path string) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), hostKeyFile+".*") // mode 0600
+	tmp, err := os.CreateTemp(filepath.Dir(path), HostKeyFile+".*") // mode 0600
 	if err != nil {
 		return err
 	}

@@ -284,7 +284,7 @@ func TestHostKeyIsMadeOnceAndPrivate(t *testing.T) {
 	if !bytes.Equal(a.PublicKey().Marshal(), b.PublicKey().Marshal()) {
 		t.Error("a second start made another key")
 	}
-	st, err := os.Stat(filepath.Join(dir, hostKeyFile))
+	st, err := os.Stat(filepath.Join(dir, HostKeyFile))
 	must(t, err)
 	if st.Mode() != 0o600 {
 		t.Errorf("mode %v", st.Mode())

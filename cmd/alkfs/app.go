@@ -27,6 +27,8 @@ type app struct {
 	json     bool
 	verbose  bool
 
+	shared *alkfs.Store // the only store there is, of a server
+
 	started bool   // arguments are understood
 	command string // path of the command that runs, for hints
 }
@@ -74,10 +76,10 @@ alkfs help exit-status.`,
 		&cobra.Group{ID: "store", Title: "The store:"},
 	)
 	for group, commands := range map[string][]*cobra.Command{
-		"mount":    {a.mountCommand(), a.umountCommand()},
+		"mount":    {a.mountCommand(), a.umountCommand(), a.serveCommand()},
 		"files":    {a.lsCommand(), a.treeCommand(), a.catCommand(), a.statCommand(), a.putCommand(), a.getCommand(), a.rmCommand(), a.mvCommand(), a.cpCommand(), a.mkdirCommand()},
 		"branches": {a.bucketCommand(), a.branchCommand(), a.snapshotCommand(), a.logCommand(), a.diffCommand(), a.mergeCommand(), a.restoreCommand(), a.watchCommand()},
-		"store":    {a.initCommand(), a.sessionsCommand(), a.gcCommand(), a.fsckCommand(), a.dfCommand(), a.versionCommand()},
+		"store":    {a.initCommand(), a.userCommand(), a.sessionsCommand(), a.gcCommand(), a.fsckCommand(), a.dfCommand(), a.versionCommand()},
 	} {
 		for _, c := range commands {
 			c.GroupID = group
@@ -132,6 +134,12 @@ const (
 )
 
 func (a *app) open(ctx context.Context, how access) (*alkfs.Store, error) {
+	if a.shared != nil {
+		if a.storeDir != "" {
+			return nil, usagef("--store is not for users of a server")
+		}
+		return a.shared, nil
+	}
 	dir, err := a.storePath()
 	if err != nil {
 		return nil, err

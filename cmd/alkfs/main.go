@@ -17,7 +17,11 @@ func run(args []string) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once, unless someone else listens
 
-	a := newApp(os.Stdin, os.Stdout, os.Stderr)
+	return newApp(os.Stdin, os.Stdout, os.Stderr).run(ctx, args)
+}
+
+// run is run on this app.
+func (a *app) run(ctx context.Context, args []string) int {
 	root := a.rootCommand()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

@@ -312,8 +312,11 @@ func (a *app) dfCommand() *cobra.Command {
 						"blobs", u.Blobs.Inline+u.Blobs.Files, "stored_bytes", stored, "versions", u.Blobs.Versions, "version_bytes", u.Blobs.VersionBytes,
 						"unsynced", u.Blobs.Unsynced, "quarantined", u.Blobs.Quarantined, "disk_size", u.DiskSize, "disk_free", u.DiskFree)
 				}
-				a.printf("store      %s\nholds      %d buckets, %d branches, %d snapshots\ncontent    %s in %d blobs\nwithout sharing it would be %s in %d versions\ndisk       %s free of %s\n",
-					quote(s.Dir()), u.Tree.Buckets, u.Tree.Branches, u.Tree.Snapshots, bytesText(stored), u.Blobs.Inline+u.Blobs.Files,
+				if s.Dir() != "" { // not over SSH
+					a.printf("store      %s\n", quote(s.Dir()))
+				}
+				a.printf("holds      %d buckets, %d branches, %d snapshots\ncontent    %s in %d blobs\nwithout sharing it would be %s in %d versions\ndisk       %s free of %s\n",
+					u.Tree.Buckets, u.Tree.Branches, u.Tree.Snapshots, bytesText(stored), u.Blobs.Inline+u.Blobs.Files,
 					bytesText(u.Blobs.VersionBytes), u.Blobs.Versions, bytesText(u.DiskFree), bytesText(u.DiskSize))
 				return nil
 			})

@@ -1,0 +1,298 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/user"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/alkdev/alkfs"
+)
+
+type serveFlags struct {
+	sftp   string
+	mounts []string
+	stop   time.Duration
+	ssh    alkfs.SSHOptions
+}
+
+func (a *app) serveCommand() *cobra.Command {
+	var f serveFlags
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve the store over SFTP, and hold mounts",
+		Long: `Serves the store to sftp, scp, sshfs, rclone and other SSH clients, and holds the
+mounts it is told to, until Ctrl-C or SIGTERM. "alkfs user" says who may do what.
+Users see /BUCKET/BRANCH/… of what they are granted; mkdir /BUCKET/NAME makes a
+branch. "ssh HOST branch create work/idea" runs the commands branch, snapshot,
+diff, merge, log, ls and df within the grants. There is no shell.
+
+At the first start a host key is made, and whoever starts it may do everything
+with their own keys (~/.ssh/*.pub and authorized_keys).`,
+		Example: `  alkfs serve
+  alkfs serve --sftp :2022 --mount work=/srv/work --mount /experiment=./try`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.serveStore(cmd.Context(), f) },
+	}
+	flags := c.Flags()
+	flags.StringVar(&f.sftp, "sftp", "127.0.0.1:2022", `address to serve SSH on; "" for mounts alone`)
+	flags.StringArrayVar(&f.mounts, "mount", nil, "SPEC=DIR to mount, any number of times")
+	flags.DurationVar(&f.stop, "stop-timeout", 30*time.Second, "how long stopping may take")
+	flags.BoolVar(&f.ssh.Passwords, "passwords", false, "let users log in by password too")
+	flags.DurationVar(&f.ssh.HandshakeTimeout, "handshake-timeout", 30*time.Second, "time to log in")
+	flags.DurationVar(&f.ssh.IdleTimeout, "idle-timeout", time.Hour, "end connections without a request for so long; negative: never")
+	flags.IntVar(&f.ssh.MaxConnections, "max-connections", 512, "connections at a time")
+	flags.IntVar(&f.ssh.MaxPerAddress, "max-per-address", 256, "connections from one address")
+	flags.IntVar(&f.ssh.MaxPerUser, "max-per-user", 256, "connections of one user")
+	flags.IntVar(&f.ssh.MaxUnknown, "max-logging-in", 64, "connections that have not logged in yet")
+	flags.IntVar(&f.ssh.MaxTries, "max-tries", 6, "keys or passwords a connection may try")
+	flags.IntVar(&f.ssh.PenaltyAfter, "penalty-after", 6, "failed logins after which an address has to wait; negative: never")
+	return c
+}
+
+// serveStore serves until ctx ends, and then stops everything in order.
+func (a *app) serveStore(ctx context.Context, f serveFlags) error {
+	dir, err := a.storePath()
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: a.serveLevel()}))
+	s, err := alkfs.Open(ctx, dir, alkfs.Options{Logger: log})
+	if err != nil {
+		return err
+	}
+	r := &service{a: a, s: s, flags: f}
+	err = r.start(ctx)
+	if err == nil {
+		notifySystemd("READY=1")
+		select {
+		case <-ctx.Done():
+		case err = <-r.failed:
+		}
+	}
+	notifySystemd("STOPPING=1")
+	return errors.Join(err, r.stop())
+}
+
+func (a *app) serveLevel() slog.Level {
+	if a.verbose {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
+}
+
+// service is a running serve.
+type service struct {
+	a      *app
+	s      *alkfs.Store
+	flags  serveFlags
+	mounts []*heldMount
+	end    context.CancelFunc // of the SSH server
+	ssh    sync.WaitGroup
+	failed chan error
+}
+
+type heldMount struct {
+	*alkfs.Mount
+	record *os.File
+}
+
+func (r *service) start(ctx context.Context) error {
+	r.failed = make(chan error, 1)
+	r.end = func() {}
+	for _, m := range r.flags.mounts {
+		if err := r.mount(ctx, m); err != nil {
+			return err
+		}
+	}
+	if r.flags.sftp == "" {
+		if len(r.mounts) == 0 {
+			return usagef("neither --sftp nor --mount: there is nothing to serve")
+		}
+		return r.a.out.Flush()
+	}
+	if err := r.serveSSH(); err != nil {
+		return err
+	}
+	return r.a.out.Flush()
+}
+
+func (r *service) mount(ctx context.Context, arg string) error {
+	where, dir, ok := strings.Cut(arg, "=")
+	if !ok || dir == "" {
+		return usagef("--mount %s: SPEC=DIR is meant", quote(arg))
+	}
+	spec, err := parseSpec(where, "")
+	if err != nil {
+		return err
+	}
+	at, err := r.a.prepareMountPoint(dir, r.s.Dir())
+	if err != nil {
+		return err
+	}
+	record, err := writeRecord(r.s.Dir(), mountRecord{Dir: at, Spec: spec.String()})
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", quote(dir), err)
+	}
+	m, err := r.s.Mount(context.WithoutCancel(ctx), spec, at, alkfs.MountOptions{Name: storeSource(r.s.Dir())})
+	if err != nil {
+		dropRecord(record)
+		return mountHint(err)
+	}
+	r.mounts = append(r.mounts, &heldMount{m, record})
+	if !r.a.json {
+		r.a.printf("%s is at %s\n", spec, quote(at))
+	}
+	return nil
+}
+
+func (r *service) serveSSH() error {
+	first := !r.s.ServedBefore()
+	r.flags.ssh.Exec = func(ctx context.Context, c alkfs.SSHCommand) int { return runRemote(ctx, r.s, c) }
+	server, err := r.s.NewSSHServer(r.flags.ssh)
+	if err != nil {
+		return err
+	}
+	if first {
+		if err := r.grantOwner(); err != nil {
+			return err
+		}
+	}
+	ln, err := net.Listen("tcp", r.flags.sftp)
+	if err != nil {
+		return withHint(err, "another address is named with --sftp HOST:PORT")
+	}
+	ctx, end := context.WithCancel(context.Background())
+	r.end = end
+	r.ssh.Go(func() {
+		if err := server.Serve(ctx, ln); err != nil {
+			r.failed <- err
+		}
+	})
+	return r.describe(server, ln.Addr().(*net.TCPAddr))
+}
+
+// grantOwner lets whoever starts the first server of a store in with their own
+// keys, when nobody else was let in before.
+func (r *service) grantOwner() error {
+	users, err := r.s.Users()
+	if err != nil || len(users) > 0 {
+		return err
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return nil
+	}
+	keys, err := ownKeys(home)
+	if err != nil || len(keys) == 0 {
+		return err
+	}
+	u, err := r.s.AddUser(callerName(), keys, []string{"*=rw"})
+	if err != nil {
+		return fmt.Errorf("let the caller in: %w", err)
+	}
+	r.a.note("first start: user %s may do everything, with the keys in %s/.ssh:", u.Name, home)
+	for _, k := range u.Keys {
+		r.a.note("  %s", quote(alkfs.KeyName(k)))
+	}
+	r.a.note("`%s user` changes that", r.a.selfWithStore())
+	return nil
+}
+
+func callerName() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return "owner"
+}
+
+// describe prints how to get in.
+func (r *service) describe(server *alkfs.SSHServer, addr *net.TCPAddr) error {
+	host := addr.IP.String()
+	if addr.IP.IsUnspecified() {
+		if host, _ = os.Hostname(); host == "" {
+			host = "localhost"
+		}
+	}
+	users, err := r.s.Users()
+	if err != nil {
+		return err
+	}
+	name := callerName()
+	if len(users) > 0 {
+		name = users[0].Name
+	}
+	for _, u := range users {
+		if u.Name == callerName() {
+			name = u.Name
+		}
+	}
+	if r.a.json {
+		return r.a.emit("sftp", addr.String(), "host_key", server.HostKey(), "fingerprint", server.Fingerprint(), "pid", os.Getpid())
+	}
+	r.a.printf("serving SSH on %s, host key %s\n", addr, server.Fingerprint())
+	if len(users) == 0 {
+		r.a.printf("nobody may log in yet: `%s user add NAME --key FILE --grant default`\n", r.a.selfWithStore())
+		return nil
+	}
+	bracketed := host
+	if strings.Contains(host, ":") {
+		bracketed = "[" + host + "]"
+	}
+	r.a.printf("  sftp -P %d %s@%s\n", addr.Port, name, bracketed)
+	r.a.printf("  sshfs -p %d -o reconnect,ServerAliveInterval=15 %s@%s:/%s/%s DIR\n", addr.Port, name, bracketed, alkfs.DefaultBucket, alkfs.DefaultBranch)
+	r.a.printf("  ssh -p %d %s@%s branch ls\n", addr.Port, name, host)
+	return nil
+}
+
+// stop ends connections and mounts and closes the store, within the time
+// allowed. What is not done by then is kept for a later process, as after a
+// crash.
+func (r *service) stop() error {
+	done := make(chan error, 1)
+	go func() {
+		r.end()
+		r.ssh.Wait()
+		var errs []error
+		for _, m := range r.mounts {
+			if m.Unmount() != nil {
+				errs = append(errs, detach(m.Dir()))
+				m.Wait()
+			}
+			dropRecord(m.record)
+		}
+		done <- errors.Join(append(errs, r.s.Close())...)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(r.flags.stop):
+		return fmt.Errorf("not everything was stopped within %v; see `alkfs sessions`", r.flags.stop)
+	}
+}
+
+// notifySystemd tells systemd about this service, if it wants to know
+// (sd_notify(3)).
+func notifySystemd(state string) {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	if path[0] == '@' {
+		path = "\x00" + path[1:]
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	_, _ = c.Write([]byte(state))
+}
