@@ -37,7 +37,7 @@ func TestWALIsBounded(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if got, most := dbs[0].Stats().WALBytes, int64(2*walPagesMost*4096); got > most {
+	if got, most := dbs[0].Stats().WALBytes, int64(4*walPagesMost*4096); got > most {
 		t.Errorf("the WAL has %d KiB, want at most %d", got>>10, most>>10)
 	}
 	for _, db := range dbs {
