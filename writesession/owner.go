@@ -38,7 +38,7 @@ func newOwner(dir string) (*owner, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+	if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
 		err = os.Rename(path+".new", path)
 	}
 	if err != nil {
