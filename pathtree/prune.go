@@ -1,15 +1,293 @@
 package pathtree
 
 import (
-	"syscall"
+	"slices"
+	"sync"
+	"time"
+
+	"zombiezen.com/go/sqlite"
 
 	"github.com/alkdev/alkfs/schema"
 )
 
+// orphanAge is how long an inode without a name is kept at least: a program may
+// have it open.
+const orphanAge = 24 * time.Hour
+
+// pruner remembers where the last Prune stopped.
+type pruner struct {
+	mu     sync.Mutex
+	before schema.Stamp
+	pass   int
+	at     []any // key of the last group seen in the pass: parent and name, ino, or ino and name
+}
+
 // Prune removes versions that were superseded before the given stamp and that
-// no head, fork, snapshot or merge base shows, and what is left of deleted
-// branches. It looks at about limit rows and returns how many it removed and
+// no head, fork, snapshot or merge base shows, inodes that no version names any
+// more, and what is left of branches deleted before the stamp. A view as of a
+// time before the stamp may show less afterwards; nothing else changes. It
+// looks at about limit rows (0: 10,000) and returns how many it removed and
 // whether there is more to look at; the next call goes on from there.
 func (t *Tree) Prune(tx *schema.Tx, before schema.Stamp, limit int) (n int, more bool, err error) {
-	return 0, false, syscall.EIO
+	p := &t.prune
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.before != before {
+		p.before, p.pass, p.at = before, 0, nil
+	}
+	if limit <= 0 {
+		limit = 10000
+	}
+	now := tx.NextStamp()
+	before = min(before, now)
+	s := sweep{tx: tx, before: before, orphans: min(before, schema.StampAt(now.Time().Add(-orphanAge)))}
+	if s.pins, err = loadPins(tx, before); err != nil {
+		return 0, false, fail("prune", "", err)
+	}
+	passes := []func(*pruner, int) error{s.dentries, s.inodes, s.xattrs, s.branches}
+	err = passes[p.pass](p, limit)
+	if err == nil && p.at == nil {
+		p.pass = (p.pass + 1) % len(passes)
+	}
+	return s.n, p.pass != 0 || p.at != nil, fail("prune", "", err)
+}
+
+// sweep is one call of Prune.
+type sweep struct {
+	tx      *schema.Tx
+	before  schema.Stamp
+	orphans schema.Stamp // newest stamp an inode without a name may have to go
+	pins    *pins
+	n       int // rows removed
+}
+
+// versionRow is a version as far as pruning looks at it.
+type versionRow struct {
+	version
+	set    bool // not a tombstone
+	groups int  // of an inode
+}
+
+// superseded marks the versions of one thing, sorted by branch and stamp, that
+// nobody can see.
+func (s *sweep) superseded(rows []versionRow) []bool {
+	gone := make([]bool, len(rows))
+	for k, r := range rows {
+		next := schema.MaxStamp
+		last := k+1 == len(rows) || rows[k+1].branch != r.branch
+		if !last {
+			next = rows[k+1].stamp
+		}
+		if s.pins.needs(r.branch, r.stamp, next, s.before) {
+			continue
+		}
+		// A view that follows a live parent takes each group from the newest
+		// version that sets it.
+		gone[k] = last || !s.pins.live || r.groups&^rows[k+1].groups == 0
+	}
+	return gone
+}
+
+// tombstones also marks tombstones with nothing older in their branch, when no
+// other branch ever had the thing: there is nothing left to hide, nor for a
+// merge to delete.
+func (s *sweep) tombstones(rows []versionRow, gone []bool) {
+	var having int64
+	for k, r := range rows {
+		if r.set && !gone[k] {
+			if having != 0 && having != r.branch {
+				return
+			}
+			having = r.branch
+		}
+	}
+	for k, r := range rows {
+		if gone[k] {
+			continue
+		}
+		first := true
+		for j := k - 1; j >= 0 && rows[j].branch == r.branch; j-- {
+			first = first && gone[j]
+		}
+		if first && !r.set && r.stamp < s.before && (having == 0 || having == r.branch) && !s.pins.live {
+			gone[k] = true
+		}
+	}
+}
+
+const pruneDentry = `SELECT branch, stamp, node, ino IS NOT NULL, 0, parent, name FROM dentry
+	WHERE (parent, name) > (?, ?) ORDER BY parent, name, branch, stamp, node`
+
+func (s *sweep) dentries(p *pruner, limit int) error {
+	if p.at == nil {
+		p.at = []any{int64(0), ""}
+	}
+	return s.groups(p, limit, pruneDentry, func(key []any, rows []versionRow) error {
+		gone := s.superseded(rows)
+		s.tombstones(rows, gone)
+		for k, r := range rows {
+			if gone[k] {
+				if err := deleteDentry(s.tx, Ino(key[0].(int64)), key[1].(string), r.version); err != nil {
+					return err
+				}
+				s.n++
+			}
+		}
+		return nil
+	})
+}
+
+const pruneInode = `SELECT branch, stamp, node, 1, groups, ino FROM inode
+	WHERE ino > ? ORDER BY ino, branch, stamp, node`
+
+func (s *sweep) inodes(p *pruner, limit int) error {
+	if p.at == nil {
+		p.at = []any{int64(0)}
+	}
+	return s.groups(p, limit, pruneInode, func(key []any, rows []versionRow) error {
+		ino := Ino(key[0].(int64))
+		gone := s.superseded(rows)
+		orphan, err := s.orphan(ino, rows)
+		if err != nil {
+			return err
+		}
+		for k, r := range rows {
+			if gone[k] || orphan {
+				if err := deleteInode(s.tx, ino, r.version); err != nil {
+					return err
+				}
+				s.n++
+			}
+		}
+		return nil
+	})
+}
+
+// orphan reports whether no version of any branch names ino, and none is young.
+func (s *sweep) orphan(ino Ino, rows []versionRow) (bool, error) {
+	for _, r := range rows {
+		if r.stamp > s.orphans || s.pins.roots[ino] {
+			return false, nil
+		}
+	}
+	q := s.tx.Stmt("SELECT 1 FROM dentry WHERE ino = ? LIMIT 1")
+	q.BindInt64(1, int64(ino))
+	named, err := q.Step()
+	return !named, err
+}
+
+func deleteInode(tx *schema.Tx, ino Ino, at version) error {
+	s := tx.Stmt("DELETE FROM inode WHERE ino = ? AND branch = ? AND stamp = ? AND node = ?")
+	s.BindInt64(1, int64(ino))
+	bindVersion(s, 2, at)
+	return run(s)
+}
+
+const pruneXattr = `SELECT branch, stamp, node, value IS NOT NULL, 0, ino, name FROM xattr
+	WHERE (ino, name) > (?, ?) ORDER BY ino, name, branch, stamp, node`
+
+func (s *sweep) xattrs(p *pruner, limit int) error {
+	if p.at == nil {
+		p.at = []any{int64(0), ""}
+	}
+	return s.groups(p, limit, pruneXattr, func(key []any, rows []versionRow) error {
+		ino := Ino(key[0].(int64))
+		gone := s.superseded(rows)
+		s.tombstones(rows, gone)
+		q := s.tx.Stmt("SELECT 1 FROM inode WHERE ino = ? LIMIT 1")
+		q.BindInt64(1, int64(ino))
+		there, err := q.Step()
+		if err != nil {
+			return err
+		}
+		for k, r := range rows {
+			if gone[k] || !there {
+				if err := deleteXattr(s.tx, ino, key[1].(string), r.version); err != nil {
+					return err
+				}
+				s.n++
+			}
+		}
+		return nil
+	})
+}
+
+// groups reads about limit rows after p.at, calls do for the versions of each
+// thing, and moves p.at on; nil at the end. Column 5, and 6 where the key has
+// a name, are the key.
+func (s *sweep) groups(p *pruner, limit int, query string, do func(key []any, rows []versionRow) error) error {
+	q := s.tx.Stmt(query)
+	q.BindInt64(1, p.at[0].(int64))
+	if len(p.at) == 2 {
+		bindName(q, 2, p.at[1].(string))
+	}
+	type group struct {
+		key  []any
+		rows []versionRow
+	}
+	var found []group
+	for n := 0; ; n++ {
+		ok, err := q.Step()
+		if err != nil {
+			return err
+		}
+		if !ok {
+			p.at = nil
+			break
+		}
+		key := []any{q.ColumnInt64(5)}
+		if len(p.at) == 2 {
+			key = append(key, q.ColumnText(6))
+		}
+		if len(found) == 0 || !slices.Equal(found[len(found)-1].key, key) {
+			if n >= limit {
+				p.at = found[len(found)-1].key
+				break
+			}
+			found = append(found, group{key: key})
+		}
+		g := &found[len(found)-1]
+		g.rows = append(g.rows, versionRow{columnVersion(q), q.ColumnInt64(3) != 0, int(q.ColumnInt64(4))})
+	}
+	_ = q.Reset()
+	for _, g := range found {
+		if err := do(g.key, g.rows); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func bindName(s *sqlite.Stmt, param int, name string) {
+	if name == "" {
+		s.BindZeroBlob(param, 0)
+		return
+	}
+	s.BindBytes(param, []byte(name))
+}
+
+// branches removes the rows of branches of which nothing is left.
+func (s *sweep) branches(p *pruner, _ int) error {
+	p.at = nil
+	for _, id := range s.pins.gone {
+		q := s.tx.Stmt(`SELECT EXISTS (SELECT 1 FROM dentry WHERE branch = ?1) OR EXISTS (SELECT 1 FROM inode WHERE branch = ?1)
+			OR EXISTS (SELECT 1 FROM xattr WHERE branch = ?1) OR EXISTS (SELECT 1 FROM branch WHERE parent = ?1)
+			OR EXISTS (SELECT 1 FROM write_session WHERE branch = ?1)`)
+		q.BindInt64(1, id)
+		if _, err := q.Step(); err != nil {
+			return err
+		}
+		if q.ColumnInt64(0) != 0 {
+			continue
+		}
+		for _, query := range []string{"DELETE FROM merge WHERE src = ?1 OR dst = ?1", "DELETE FROM branch WHERE id = ?1"} {
+			q := s.tx.Stmt(query)
+			q.BindInt64(1, id)
+			if err := run(q); err != nil {
+				return err
+			}
+			s.n++
+		}
+	}
+	return nil
 }

@@ -11,6 +11,8 @@ import (
 type Tree struct {
 	db  *schema.DB
 	tag atomic.Uint64 // of this node in inode numbers, with tagKnown; 0: not read yet
+
+	prune pruner
 }
 
 // New returns the tree of db.

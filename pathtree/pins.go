@@ -1,0 +1,152 @@
+package pathtree
+
+import (
+	"slices"
+
+	"github.com/alkdev/alkfs/schema"
+)
+
+// pins say which versions of each branch somebody can see: at the head, at a
+// fork, a snapshot, or as a merge base.
+type pins struct {
+	of    map[int64]*branchPins
+	gone  []int64      // branches of which nothing is needed, children first
+	live  bool         // some branch follows its parent
+	roots map[Ino]bool // root directories
+}
+
+type branchPins struct {
+	id, parent int64
+	fork       schema.Stamp // MaxStamp when live
+	live       bool
+	deleted    schema.Stamp
+	head       bool           // somebody sees the newest versions
+	gone       bool           // nobody sees anything
+	bounds     []schema.Stamp // stamps at which somebody looks, sorted in the end
+}
+
+func loadPins(tx *schema.Tx, before schema.Stamp) (*pins, error) {
+	p := &pins{of: map[int64]*branchPins{}, roots: map[Ino]bool{}}
+	order, err := p.loadBranches(tx)
+	if err != nil {
+		return nil, err
+	}
+	snapshots, err := loadMoments(tx, "SELECT branch, stamp, 0, 0 FROM snapshot")
+	if err != nil {
+		return nil, err
+	}
+	needed := map[int64]bool{}
+	for _, m := range snapshots {
+		needed[m.from.branch] = true
+	}
+	for _, b := range slices.Backward(order) { // a child's id is greater
+		if b.gone = b.deleted != 0 && b.deleted <= before && !needed[b.id]; b.gone {
+			p.gone = append(p.gone, b.id)
+			continue
+		}
+		needed[b.parent] = true
+		b.head = b.head || b.deleted == 0
+		if q := p.of[b.parent]; q != nil {
+			q.bounds = append(q.bounds, b.fork)
+			q.head = q.head || b.live
+		}
+	}
+	for _, m := range snapshots {
+		p.pin(m.from)
+	}
+	merges, err := loadMoments(tx, "SELECT src, src_stamp, dst, dst_stamp FROM merge ORDER BY dst_stamp DESC")
+	if err != nil {
+		return nil, err
+	}
+	p.pinMerges(merges)
+	for _, b := range p.of {
+		slices.Sort(b.bounds)
+	}
+	return p, nil
+}
+
+func (p *pins) loadBranches(tx *schema.Tx) (order []*branchPins, err error) {
+	s := tx.Stmt(`SELECT b.id, coalesce(b.parent, 0), coalesce(b.fork, 0), b.live, coalesce(b.deleted, 0), k.root
+		FROM branch b JOIN bucket k ON k.id = b.bucket ORDER BY b.id`)
+	for {
+		ok, err := s.Step()
+		if err != nil || !ok {
+			return order, err
+		}
+		b := &branchPins{
+			id: s.ColumnInt64(0), parent: s.ColumnInt64(1), fork: schema.Stamp(s.ColumnInt64(2)),
+			live: s.ColumnInt64(3) != 0, deleted: schema.Stamp(s.ColumnInt64(4)),
+		}
+		if b.live {
+			b.fork, p.live = schema.MaxStamp, true
+		}
+		p.roots[Ino(s.ColumnInt64(5))] = true
+		p.of[b.id] = b
+		order = append(order, b)
+	}
+}
+
+// momentPair is a moment that another one contains.
+type momentPair struct{ from, in moment }
+
+func loadMoments(tx *schema.Tx, query string) (all []momentPair, err error) {
+	s := tx.Stmt(query)
+	for {
+		ok, err := s.Step()
+		if err != nil || !ok {
+			return all, err
+		}
+		all = append(all, momentPair{
+			moment{s.ColumnInt64(0), schema.Stamp(s.ColumnInt64(1))},
+			moment{s.ColumnInt64(2), schema.Stamp(s.ColumnInt64(3))},
+		})
+	}
+}
+
+// pin keeps what can be seen of a moment, on its branch and those above.
+func (p *pins) pin(m moment) {
+	for b := p.of[m.branch]; b != nil; b = p.of[b.parent] {
+		b.bounds = append(b.bounds, m.stamp)
+		m.stamp = min(m.stamp, b.fork)
+	}
+}
+
+// pinMerges keeps the state of the source of each merge that can still be a
+// base: the last one between two branches, and older ones that a fork, a
+// snapshot or another base of the destination knows as the last. They come
+// newest first.
+func (p *pins) pinMerges(merges []momentPair) {
+	type pair struct{ src, dst int64 }
+	later := map[pair]schema.Stamp{}
+	for _, m := range merges {
+		k := pair{m.from.branch, m.in.branch}
+		src, dst := p.of[k.src], p.of[k.dst]
+		if src == nil || src.gone || dst == nil || dst.gone {
+			continue
+		}
+		next, older := later[k]
+		if older && !slices.ContainsFunc(dst.bounds, func(s schema.Stamp) bool { return m.in.stamp <= s && s < next }) {
+			continue
+		}
+		later[k] = m.in.stamp
+		p.pin(m.from)
+	}
+}
+
+// needs reports whether somebody sees a version of branch that lasted from s
+// until next.
+func (p *pins) needs(branch int64, s, next, before schema.Stamp) bool {
+	b := p.of[branch]
+	switch {
+	case b == nil:
+		return true // of a branch that is missing: not ours to judge
+	case b.gone:
+		return false
+	case b.head && next > before:
+		return true
+	case !b.head && next > before && len(b.bounds) > 0 && s <= b.bounds[len(b.bounds)-1]:
+		return true // a view of a child as of a time before it was forked
+	}
+	k, _ := slices.BinarySearch(b.bounds, s)
+	return k < len(b.bounds) && b.bounds[k] < next
+}
