@@ -155,13 +155,17 @@ func (f *File) load(size int64) error {
 
 // fill reads the start of the content. change must be held.
 func (f *File) fill(p []byte) error {
-	err := f.mu.content.readAt(p, 0)
-	if err == errBaseClosed {
-		if err = f.openBase(); err == nil {
-			err = f.mu.content.readAt(p, 0)
+	for {
+		f.mu.RLock() // a reader may be opening the base
+		err := f.mu.content.readAt(p, 0)
+		f.mu.RUnlock()
+		if err == errBaseClosed {
+			if err = f.openBase(); err == nil {
+				continue
+			}
 		}
+		return err
 	}
-	return err
 }
 
 // stage adds a staging file to content that has none. change must be held.
