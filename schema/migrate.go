@@ -28,8 +28,11 @@ var ddl string
 //go:embed ddl2.sql
 var ddl2 string
 
+//go:embed ddl3.sql
+var ddl3 string
+
 // migrations[i] brings format i to format i+1.
-var migrations = []string{ddl, ddl2}
+var migrations = []string{ddl, ddl2, ddl3}
 
 // Format is the database format this package writes.
 var Format = len(migrations)
