@@ -6,10 +6,8 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
@@ -23,35 +21,33 @@ func main() {
 	}
 }
 
-// node is a loopback node whose files keep the kernel's page cache.
-type node struct{ fs.LoopbackNode }
+// keepCache lets the kernel keep the pages of a file from one open to the next.
+type keepCache struct{ fuse.RawFileSystem }
 
-func (n *node) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	fh, f, errno := n.LoopbackNode.Open(ctx, flags)
-	return fh, f | fuse.FOPEN_KEEP_CACHE, errno
+func (k keepCache) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	s := k.RawFileSystem.Open(cancel, in, out)
+	out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+	return s
 }
 
 func run(args []string) error {
 	if len(args) != 2 {
 		return fmt.Errorf("usage: loopback DIR MOUNTPOINT")
 	}
-	root := &fs.LoopbackRoot{Path: args[0]}
-	root.NewNode = func(data *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
-		return &node{fs.LoopbackNode{RootData: data}}
+	root, err := fs.NewLoopbackRoot(args[0])
+	if err != nil {
+		return err
 	}
-	root.RootNode = root.NewNode(root, nil, "", nil)
 	long := time.Hour
-	server, err := fs.Mount(args[1], root.RootNode, &fs.Options{
-		EntryTimeout: &long, AttrTimeout: &long, NegativeTimeout: &long, NullPermissions: true,
-		MountOptions: fuse.MountOptions{
-			FsName: args[0], Name: "loopback", DirectMount: true, AllowOther: os.Getuid() == 0,
-			MaxWrite: 1016 << 10, MaxReadAhead: 1 << 20, DisableXAttrs: false,
-			Options: []string{"default_permissions"},
-		},
+	raw := fs.NewNodeFS(root, &fs.Options{EntryTimeout: &long, AttrTimeout: &long, NegativeTimeout: &long, NullPermissions: true})
+	server, err := fuse.NewServer(keepCache{raw}, args[1], &fuse.MountOptions{
+		FsName: args[0], Name: "loopback", DirectMount: true, AllowOther: os.Getuid() == 0,
+		MaxWrite: 1016 << 10, MaxReadAhead: 1 << 20,
+		Options: []string{"default_permissions"},
 	})
 	if err != nil {
 		return err
 	}
-	server.Wait()
+	server.Serve()
 	return nil
 }
