@@ -27,6 +27,7 @@ func (b *bench) workloads() []workload {
 	if b.quick {
 		files, big, reads = 1_000, 64<<20, 5_000
 	}
+	size := fmt.Sprintf("%d MiB", big>>20)
 	n, mb := float64(files), float64(big)/1e6
 	return []workload{
 		{name: "untar", says: "untar GOROOT/src", unit: "s", run: func(dir string) error {
@@ -83,11 +84,11 @@ func (b *bench) workloads() []workload {
 			}
 			return each(files, func(i int) error { return os.Mkdir(filepath.Join(dir, "dirs", fmt.Sprintf("d%06d", i)), 0o755) })
 		}},
-		{name: "write", says: "write 1 GiB and close", unit: "MB/s", amount: mb, run: func(dir string) error {
+		{name: "write", says: "write " + size + " and close", unit: "MB/s", amount: mb, run: func(dir string) error {
 			return writeBig(filepath.Join(dir, "big"), big)
 		}},
-		{name: "read-cold", after: "write", says: "read 1 GiB, cold", unit: "MB/s", amount: mb, cold: true, run: func(dir string) error { return readFile(filepath.Join(dir, "big")) }},
-		{name: "read-warm", after: "write", says: "read 1 GiB, warm", unit: "MB/s", amount: mb, run: func(dir string) error { return readFile(filepath.Join(dir, "big")) }},
+		{name: "read-cold", after: "write", says: "read " + size + ", cold", unit: "MB/s", amount: mb, cold: true, run: func(dir string) error { return readFile(filepath.Join(dir, "big")) }},
+		{name: "read-warm", after: "write", says: "read " + size + ", warm", unit: "MB/s", amount: mb, run: func(dir string) error { return readFile(filepath.Join(dir, "big")) }},
 		{name: "random", after: "write", says: "4 KiB random reads, warm", unit: "/s", amount: float64(reads), run: func(dir string) error {
 			return randomReads(filepath.Join(dir, "big"), big, reads)
 		}},

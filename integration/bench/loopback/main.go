@@ -21,12 +21,15 @@ func main() {
 	}
 }
 
-// keepCache lets the kernel keep the pages of a file from one open to the next.
+// keepCache lets the kernel keep the pages of a file from one open to the next,
+// where go-fuse does not hand the file itself to the kernel (passthrough).
 type keepCache struct{ fuse.RawFileSystem }
 
 func (k keepCache) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	s := k.RawFileSystem.Open(cancel, in, out)
-	out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+	if out.OpenFlags&fuse.FOPEN_PASSTHROUGH == 0 { // these two exclude each other
+		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+	}
 	return s
 }
 
