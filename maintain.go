@@ -55,13 +55,22 @@ func (s *Store) prune(ctx context.Context, keep time.Duration) (removed int64, e
 			return 0, err
 		}
 	}
+	return s.pruneWith(&work{ctx: ctx}, keep)
+}
+
+// pruneWith removes versions superseded longer ago than keep.
+func (s *Store) pruneWith(w *work, keep time.Duration) (removed int64, err error) {
+	batch := pruneBatch
+	if w.gently {
+		batch = gentleBatch
+	}
 	before := schema.StampAt(time.Now().Add(-keep))
-	for more := true; more; {
-		if err := ctx.Err(); err != nil {
+	for more := true; more; w.rest() {
+		if err := w.ctx.Err(); err != nil {
 			return removed, err
 		}
 		err := s.db.Write(func(tx *schema.Tx) error {
-			n, m, err := s.tree.Prune(tx, before, pruneBatch)
+			n, m, err := s.tree.Prune(tx, before, batch)
 			removed, more = removed+int64(n), m
 			return err
 		})

@@ -73,8 +73,8 @@ func (s Schedules) Pause(tx *schema.Tx, name string, paused bool) error {
 	return fmt.Errorf("no schedule %q: %w", name, syscall.ENOENT)
 }
 
-// Tick enqueues a job for every schedule whose time has come and returns their
-// names. Any number of processes may call it: the transaction decides.
+// Tick enqueues a job for every schedule whose time has come, unless the one of
+// an earlier run still waits, and returns their names. Any number of processes may call it: the transaction decides.
 func (s Schedules) Tick(tx *schema.Tx) ([]string, error) {
 	now := clockOr(s.Clock).Now()
 	q := tx.Stmt(selectSchedule + " WHERE paused = 0 AND next <= ? ORDER BY next")
@@ -89,7 +89,12 @@ func (s Schedules) Tick(tx *schema.Tx) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if _, err := (Queue{Name: sch.Queue, Clock: s.Clock}).Enqueue(tx, sch.Payload, 0, 0); err != nil {
+		queue := Queue{Name: sch.Queue, Clock: s.Clock}
+		waiting, err := queue.Waiting(tx, sch.Payload)
+		if err == nil && !waiting {
+			_, err = queue.Enqueue(tx, sch.Payload, 0, 0)
+		}
+		if err != nil {
 			return nil, err
 		}
 		if err := s.update(tx, sch.Name, false, now, next); err != nil {

@@ -161,7 +161,9 @@ func (a *app) serveMount(ctx context.Context, store string, spec alkfs.Spec, dir
 	} else {
 		a.welcome(dir, shown, spec, o)
 	}
+	stop := upkeepIn(ctx, s)
 	err = a.serve(ctx, m, dir)
+	stop()
 	return errors.Join(err, s.Close())
 }
 

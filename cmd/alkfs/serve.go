@@ -96,6 +96,7 @@ type service struct {
 	flags  serveFlags
 	mounts []*heldMount
 	end    context.CancelFunc // of the SSH server
+	rest   func()             // ends the background work
 	ssh    sync.WaitGroup
 	failed chan error
 }
@@ -108,6 +109,7 @@ type heldMount struct {
 func (r *service) start(ctx context.Context) error {
 	r.failed = make(chan error, 1)
 	r.end = func() {}
+	r.rest = upkeepIn(ctx, r.s)
 	for _, m := range r.flags.mounts {
 		if err := r.mount(ctx, m); err != nil {
 			return err
@@ -259,6 +261,7 @@ func (r *service) describe(server *alkfs.SSHServer, addr *net.TCPAddr) error {
 func (r *service) stop() error {
 	done := make(chan error, 1)
 	go func() {
+		r.rest()
 		r.end()
 		r.ssh.Wait()
 		var errs []error
