@@ -46,6 +46,9 @@ func (s *Store) upkeep(ctx context.Context, times upkeepTimes) error {
 			return nil
 		case <-time.After(wait):
 		}
+		if ctx.Err() != nil { // after no wait at all both may be so
+			return nil
+		}
 		var err error
 		if wait, err = u.look(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("upkeep", "error", err)
