@@ -68,15 +68,9 @@ func TestMappingIsPublished(t *testing.T) {
 	for _, size := range []int{8 << 10, 1 << 20} {
 		write(t, path, string(bytes.Repeat([]byte("a"), size)))
 		f := open(t, path, os.O_RDWR)
-		mem, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-		if err != nil {
-			t.Fatal(err)
-		}
+		wrote := mapInChild(t, f, size-5, "hello", false)
 		f.Close() // the mapping keeps it open
-		copy(mem[size-5:], "hello")
-		if err := unix.Munmap(mem); err != nil {
-			t.Fatal(err)
-		}
+		wrote()
 	}
 	if err := s.Unmount(); err != nil {
 		t.Fatal(err)

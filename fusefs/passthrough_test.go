@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
@@ -169,16 +167,8 @@ func closeOne(rnd *rand.Rand, files []*os.File) []*os.File {
 
 func mapWrite(t *testing.T, f *os.File, content string) {
 	t.Helper()
-	mem, err := unix.Mmap(int(f.Fd()), 0, 8192, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Munmap(mem)
 	if st, err := f.Stat(); err != nil || st.Size() < 8192 {
 		return // beyond the end is SIGBUS
 	}
-	copy(mem[100:], content)
-	if err := unix.Msync(mem, unix.MS_SYNC); err != nil {
-		t.Fatal(err)
-	}
+	mapInChild(t, f, 100, content, true)()
 }

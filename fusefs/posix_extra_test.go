@@ -253,6 +253,9 @@ func TestDirectoryStream(t *testing.T) {
 				t.Fatalf("%s listed %d times", e, i)
 			}
 		}
+		if round >= 5 {
+			continue // or the listing would never come to its end
+		}
 		write(t, filepath.Join(dir, "new"+string(rune('a'+round))), "")
 		if err := os.Remove(filepath.Join(dir, list[0])); err != nil {
 			t.Fatal(err)

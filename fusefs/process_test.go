@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +19,52 @@ import (
 const (
 	envStore = "FUSEFS_TEST_STORE"
 	envDir   = "FUSEFS_TEST_DIR"
+	envMap   = "FUSEFS_TEST_MAP"
 )
+
+// TestMapInChild is not a test by itself: see mapInChild.
+func TestMapInChild(t *testing.T) {
+	var off int
+	var sync bool
+	var content string
+	if n, _ := fmt.Sscanf(os.Getenv(envMap), "%d %t %q", &off, &sync, &content); n != 3 {
+		return
+	}
+	mem, err := unix.Mmap(3, 0, off+len(content), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(3)
+	copy(mem[off:], content)
+	if sync {
+		err = unix.Msync(mem, unix.MS_SYNC)
+	}
+	if e := unix.Munmap(mem); err != nil || e != nil {
+		t.Fatal(err, e)
+	}
+}
+
+// mapInChild has another process write content at off through a mapping of f,
+// and returns the function that waits for it. A process must not touch
+// mappings of files that it serves: a page fault keeps its Go scheduler, and
+// with it the server that would answer, from going on.
+func mapInChild(t *testing.T, f *os.File, off int, content string, sync bool) (wait func()) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestMapInChild$")
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %t %q", envMap, off, sync, content))
+	cmd.ExtraFiles = []*os.File{f}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		if err := cmd.Wait(); err != nil {
+			t.Fatalf("%v: %s", err, &out)
+		}
+	}
+}
 
 // TestMountInChild is not a test by itself: it mounts, says so, and serves
 // until its standard input ends.
