@@ -63,15 +63,9 @@ func (t *Tree) merge(tx *schema.Tx, src, dst *View, o MergeOptions) (r MergeResu
 	if dst.at != 0 {
 		return r, syscall.EROFS
 	}
-	base, known, err := mergeBase(tx, src, dst)
+	base, c, err := mergeBase(tx, src, dst)
 	if err != nil {
 		return r, err
-	}
-	c := newCandidates()
-	for _, l := range src.chain {
-		if err := c.add(tx, l.branch, known[l.branch], max(l.bound, known[l.branch])); err != nil {
-			return r, err
-		}
 	}
 	if len(c.edges)+len(c.inodes) == 0 {
 		return r, nil

@@ -109,7 +109,9 @@ func (p *play) act(v *View, ops string) {
 	case "a":
 		f[2], f[3] = "user.k", rapid.SampledFrom([]string{"", "1", "2"}).Draw(p.rt, "value")
 	}
-	_ = p.db.Write(func(tx *schema.Tx) error { return p.command(tx, v, p.c, f) })
+	if err := p.db.Write(func(tx *schema.Tx) error { return p.command(tx, v, p.c, f) }); err == nil {
+		p.rt.Logf("%s: %s", v.Branch().Name, strings.Join(f, " "))
+	}
 }
 
 func (p *play) acts(v *View, n int, ops string) {
@@ -239,6 +241,7 @@ func (p *play) settle(src, dst *View, s Strategy) {
 	if a, b := render(dry.Applied), render(r.Applied); !slices.Equal(a, b) {
 		p.rt.Fatalf("dry run %q, then %q", a, b)
 	}
+	p.rt.Logf("merge %s into %s by %d: %q", src.Branch().Name, dst.Branch().Name, s, render(r.Applied))
 	p.explain(was, p.show(dst), r.Applied)
 	p.checkStructure()
 }
@@ -247,6 +250,7 @@ func (p *play) back(src, dst *View) {
 	if r, err := p.merge(src, dst, MergeOptions{}); err != nil {
 		p.rt.Fatalf("back: %v %+v", err, r.Conflicts)
 	}
+	p.rt.Logf("back from %s into %s", src.Branch().Name, dst.Branch().Name)
 	if a, b := p.show(src), p.show(dst); !maps.Equal(a, b) {
 		p.rt.Fatalf("after merging back:\n%q\n%q", a, b)
 	}
@@ -338,3 +342,52 @@ func mergeMaps(base, ours, theirs map[string]string) (merged map[string]string, 
 
 // cutLink removes the note of what a path is a hard link to.
 func cutLink(s string) string { s, _, _ = strings.Cut(s, " same as "); return s }
+
+// TestMergeModelThree merges three branches and a child of one of them in any
+// direction; in the end all are merged into main and main into all, which makes
+// all of them the same and asks nothing on the way back.
+func TestMergeModelThree(t *testing.T) {
+	w, c := newWorld(t), texts{}
+	rapid.Check(t, func(rt *rapid.T) {
+		p := newPlay(w, rt, c)
+		p.acts(p.main, 8, allOps)
+		one := p.forkOf(p.main, "one")
+		p.acts(one, 4, allOps)
+		all := []*View{p.main, one, p.forkOf(p.main, "two"), p.forkOf(one, "three")}
+		for range rapid.IntRange(1, 5).Draw(rt, "merges") {
+			src, dst := all[rapid.IntRange(0, 3).Draw(rt, "src")], all[rapid.IntRange(0, 3).Draw(rt, "dst")]
+			p.acts(src, 4, allOps)
+			p.acts(dst, 4, allOps)
+			if src != dst {
+				p.settle(src, dst, rapid.SampledFrom([]Strategy{Ours, Theirs, Both}).Draw(rt, "strategy"))
+			}
+		}
+		for _, v := range all[1:] {
+			p.settle(v, p.main, Both)
+		}
+		for _, v := range all[1:] {
+			p.back(p.main, v)
+		}
+	})
+}
+
+// TestMergeModelLive merges a branch that follows its parent, and back.
+func TestMergeModelLive(t *testing.T) {
+	w, c := newWorld(t), texts{}
+	rapid.Check(t, func(rt *rapid.T) {
+		p := newPlay(w, rt, c)
+		p.acts(p.main, 8, plainOps)
+		p.do(func(tx *schema.Tx) error {
+			_, err := p.tree.CreateBranch(tx, p.bucket.ID, "dev", Origin{Branch: p.main.Branch().ID, Live: true})
+			return err
+		})
+		dev := p.open("dev", 0)
+		p.acts(dev, 5, plainOps)
+		if r, err := p.merge(dev, p.main, MergeOptions{}); err != nil {
+			rt.Fatalf("%v %+v", err, r.Conflicts)
+		}
+		if a, b := p.show(p.main), p.show(dev); !maps.Equal(a, b) {
+			rt.Fatalf("main %q\ndev %q", a, b)
+		}
+	})
+}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/alkdev/alkfs/schema"
 )
 
 // mergeCases merge dev, forked from base, into main. ours and theirs are what
@@ -228,6 +230,63 @@ func (w *world) forthAndBack(src, dst *View, c texts) {
 	for _, p := range [][2]*View{{src, dst}, {dst, src}} {
 		if r, err := w.merge(p[0], p[1], MergeOptions{}); err != nil || len(r.Applied) > 0 {
 			w.t.Errorf("nothing to merge: %v, %q", err, render(r.Applied))
+		}
+	}
+}
+
+// TestMergeAfterAThirdBranch merges what came by way of another branch.
+func TestMergeAfterAThirdBranch(t *testing.T) {
+	w, c := newWorld(t), texts{}
+	w.script(w.main, c, "f a 1; f b 1")
+	one, two := w.fork(w.main, "one", Origin{}), w.fork(w.main, "two", Origin{})
+	must := func(src, dst *View) {
+		t.Helper()
+		if r, err := w.merge(src, dst, MergeOptions{}); err != nil {
+			t.Fatalf("%v %+v", err, r.Conflicts)
+		}
+	}
+	w.script(one, c, "f a 2")
+	must(one, w.main)
+	must(w.main, two)
+	w.script(two, c, "f a 3; f b 3")
+	w.script(one, c, "f c 2")
+	must(one, two) // the base is one as merged into main, not where they were forked
+	w.wantTree(two, c, "a=3 b=3 c=2")
+	must(two, one)
+	w.wantTree(one, c, "a=3 b=3 c=2")
+
+	// Created in one, seen by two, deleted in one, which main hears of only then.
+	w.script(one, c, "f x 1")
+	must(one, two)
+	w.script(one, c, "- x")
+	must(one, w.main)
+	must(two, w.main)
+	must(w.main, two)
+	w.wantTree(two, c, "a=3 b=3 c=2")
+	w.check()
+}
+
+// TestMergeCostsNoMoreWithHistory merges forth and back many times: a merge
+// looks at what is new, not at all that was ever merged.
+func TestMergeCostsNoMoreWithHistory(t *testing.T) {
+	w, c := newWorld(t), texts{}
+	dev := w.fork(w.main, "dev", Origin{})
+	for k := range 20 {
+		w.script(w.main, c, fmt.Sprintf("f m%d 1", k))
+		w.script(dev, c, fmt.Sprintf("f d%d 1", k))
+		for _, p := range [][2]*View{{dev, w.main}, {w.main, dev}} {
+			w.write(func(tx *schema.Tx) error {
+				base, cand, err := mergeBase(tx, p[0], p[1])
+				if err != nil {
+					return err
+				}
+				// Its own file and, on the way back, the other's, which is the same.
+				if n := len(cand.edges); n > 2 {
+					t.Errorf("round %d: %d candidates since %+v", k, n, base.moment())
+				}
+				_, err = w.tree.Merge(tx, p[0], p[1], MergeOptions{})
+				return err
+			})
 		}
 	}
 }
