@@ -50,13 +50,10 @@ alkfs help exit-status.`,
 		Example: `  alkfs mount ./workspace          # a drive, made if it is missing
   alkfs branch create experiment   # a full copy of it in a millisecond
   alkfs mount /experiment ./try    # work in both side by side
-  alkfs diff /experiment           # what was changed there
+  alkfs diff experiment            # what was changed there
   alkfs merge experiment main      # bring it back`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
-			a.started, a.command = true, cmd.CommandPath()
-		},
 	}
 	root.SetIn(a.in)
 	root.SetOut(a.out)
@@ -87,7 +84,22 @@ alkfs help exit-status.`,
 		}
 	}
 	root.AddCommand(helpTopics()...)
+	a.markStart(root)
 	return root
+}
+
+// markStart makes each command below c note that its arguments were understood:
+// errors before that are about the command line.
+func (a *app) markStart(c *cobra.Command) {
+	if do := c.RunE; do != nil {
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			a.started, a.command = true, cmd.CommandPath()
+			return do(cmd, args)
+		}
+	}
+	for _, sub := range c.Commands() {
+		a.markStart(sub)
+	}
 }
 
 // group is a command that only has subcommands.
@@ -203,22 +215,25 @@ func fsPath(spec alkfs.Spec) string {
 	return spec.Path
 }
 
-// confirm asks before something is lost. Without a terminal it refuses.
+// confirm asks, on the terminal, before something is lost. Where standard input
+// is no terminal it refuses.
 func (a *app) confirm(force bool, question string) error {
 	if force {
 		return nil
 	}
 	f, ok := a.in.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) || !a.terminal() {
+	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return usagef("%s There is no terminal to ask on: say --force", question)
 	}
-	if err := a.out.Flush(); err != nil {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return usagef("%s There is no terminal to ask on: say --force", question)
+	}
+	defer tty.Close()
+	if _, err := tty.WriteString(question + " [y/N] "); err != nil {
 		return err
 	}
-	if _, err := io.WriteString(a.err, question+" [y/N] "); err != nil {
-		return err
-	}
-	answer, err := bufio.NewReader(a.in).ReadString('\n')
+	answer, err := bufio.NewReader(tty).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/aymanbagabas/go-udiff"
@@ -23,8 +24,8 @@ A path limits it to what is there and below. --at applies to the older side.
 
 The letters: A added, D deleted, M other content, R renamed, T other type,
 P other permissions or owner, X other extended attributes.`,
-		Example: `  alkfs diff /experiment              # what was changed there
-  alkfs diff -p main experiment:src
+		Example: `  alkfs diff experiment               # what was changed there
+  alkfs diff -p main /experiment:src
   alkfs diff --at "1h ago" :          # what was changed in the last hour`,
 		Args: cobra.MaximumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -70,8 +71,8 @@ type difference struct {
 func openDiff(s *alkfs.Store, args []string, at string) (d difference, err error) {
 	specs := make([]alkfs.Spec, len(args))
 	for i, arg := range args {
-		if len(args) == 2 && arg != "" && !strings.ContainsAny(arg, "/:") {
-			arg = "/" + arg // two bare words are branches, as in merge
+		if arg != "" && !strings.ContainsAny(arg, "/:") {
+			arg = "/" + arg // a bare word is a branch, as in merge
 		}
 		if specs[i], err = alkfs.ParseSpec(arg); err != nil {
 			return d, err
@@ -187,7 +188,7 @@ const textMax = 4 << 20
 // sides returns both contents of a change, and whether they are text.
 func (d difference) sides(c alkfs.Change) (old, new string, text bool, err error) {
 	text = true
-	read := func(v *alkfs.View, path string, in *alkfs.Inode) string {
+	read := func(v *alkfs.View, in *alkfs.Inode) string {
 		switch {
 		case err != nil || in == nil || in.IsDir():
 			return ""
@@ -205,49 +206,81 @@ func (d difference) sides(c alkfs.Change) (old, new string, text bool, err error
 		}
 		return string(p)
 	}
-	oldPath := c.OldPath
-	if oldPath == "" {
-		oldPath = c.Path
-	}
-	old = read(d.old, oldPath, c.Old)
-	new = read(d.new, c.Path, c.New)
+	old = read(d.old, c.Old)
+	new = read(d.new, c.New)
 	return old, new, text, err
 }
 
 // printPatch prints changes in the form of git, which git apply and patch -p1
-// take. Empty directories, owners and extended attributes have no place in it.
+// take. It knows only files: empty directories, owners and extended attributes
+// have no place in it, and a renamed directory is the files in it renamed.
 func (a *app) printPatch(d difference) error {
+	listed := make(map[string]bool) // old paths that have a change of their own
 	for _, c := range d.changes {
-		if slash(c) != "" && (c.Kind == alkfs.Added || c.Kind == alkfs.Deleted || !c.Content) && c.Kind != alkfs.Renamed {
-			continue
+		if c.Old != nil {
+			listed[oldPath(c)] = true
 		}
-		if c.Kind == alkfs.TypeChanged { // git shows it as two
+	}
+	for _, c := range d.changes {
+		var parts []alkfs.Change
+		switch {
+		case c.Kind == alkfs.TypeChanged: // git shows it as two
 			gone, come := c, c
 			gone.Kind, gone.New = alkfs.Deleted, nil
 			come.Kind, come.Old = alkfs.Added, nil
-			for _, half := range []alkfs.Change{gone, come} {
-				if slash(half) == "" {
-					if err := a.patchOne(d, half); err != nil {
-						return err
-					}
-				}
+			parts = []alkfs.Change{gone, come}
+		case c.Kind == alkfs.Renamed && c.Old.IsDir():
+			if err := d.renamedFiles(oldPath(c), c.Path, listed, &parts); err != nil {
+				return err
 			}
-			continue
+		default:
+			parts = []alkfs.Change{c}
 		}
-		if err := a.patchOne(d, c); err != nil {
-			return err
+		for _, p := range parts {
+			if slash(p) != "" {
+				continue
+			}
+			if err := a.patchOne(d, p); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (a *app) patchOne(d difference, c alkfs.Change) error {
-	oldPath := c.OldPath
-	if oldPath == "" {
-		oldPath = c.Path
+// oldPath is where what c is about was.
+func oldPath(c alkfs.Change) string {
+	if c.OldPath != "" {
+		return c.OldPath
 	}
-	a.printf("diff --git %s %s\n", gitQuote("a/"+oldPath), gitQuote("b/"+c.Path))
-	from, to := gitQuote("a/"+oldPath), gitQuote("b/"+c.Path)
+	return c.Path
+}
+
+// renamedFiles adds a change for each file that was in the directory from and
+// is in to now, except those listed.
+func (d difference) renamedFiles(from, to string, listed map[string]bool, out *[]alkfs.Change) error {
+	entries, err := d.old.ReadDir(from)
+	for _, e := range entries {
+		old, new := from+"/"+e.Name(), to+"/"+e.Name()
+		if err != nil || listed[old] {
+			continue
+		}
+		if e.IsDir() {
+			err = d.renamedFiles(old, new, listed, out)
+			continue
+		}
+		var st fs.FileInfo
+		if st, err = e.Info(); err == nil {
+			in := st.Sys().(alkfs.Inode)
+			*out = append(*out, alkfs.Change{Kind: alkfs.Renamed, Path: new, OldPath: old, Old: &in, New: &in})
+		}
+	}
+	return err
+}
+
+func (a *app) patchOne(d difference, c alkfs.Change) error {
+	a.printf("diff --git %s %s\n", gitQuote("a/"+oldPath(c)), gitQuote("b/"+c.Path))
+	from, to := gitQuote("a/"+oldPath(c)), gitQuote("b/"+c.Path)
 	switch {
 	case c.Old == nil:
 		a.printf("new file mode %s\n", gitMode(c.New))
@@ -259,8 +292,8 @@ func (a *app) patchOne(d difference, c alkfs.Change) error {
 		if gitMode(c.Old) != gitMode(c.New) {
 			a.printf("old mode %s\nnew mode %s\n", gitMode(c.Old), gitMode(c.New))
 		}
-		if oldPath != c.Path {
-			a.printf("rename from %s\nrename to %s\n", gitQuote(oldPath), gitQuote(c.Path))
+		if oldPath(c) != c.Path {
+			a.printf("rename from %s\nrename to %s\n", gitQuote(oldPath(c)), gitQuote(c.Path))
 		}
 	}
 	if c.Old != nil && c.New != nil && !c.Content {

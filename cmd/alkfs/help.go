@@ -12,8 +12,8 @@ const specsHelp = `A SPEC is BUCKET[/BRANCH][:PATH].
   work/exp:src/a.go     all three
 
 PATH is slash-separated from the root of the branch and may hold any bytes.
-Where only a branch makes sense (branch, snapshot, merge) a bare word is a branch
-of the bucket default: "exp" is "default/exp".
+Where branches are meant (branch, snapshot, merge, diff) a bare word is a branch of
+the bucket default: "exp" is "default/exp".
 
 --at shows the branch as it was: at a snapshot of its bucket (by name), at a time
 ("2006-01-02T15:04:05Z", "2006-01-02 15:04" in the local zone, "2006-01-02"), or

@@ -237,7 +237,7 @@ func (a *app) suggestions(dir string, spec alkfs.Spec) string {
 		{"cd " + shellWord(dir), "work in it with any program"},
 		{me + " branch create " + try + from, "a copy of everything, at once"},
 		{me + " mount " + tryPath + " ./try", "work in both, side by side"},
-		{me + " diff " + tryPath, "what was changed there"},
+		{me + " diff " + try, "what was changed there"},
 		{me + " merge " + try + " " + here, "bring it back"},
 		{me + " --help", "everything else"},
 	} {
