@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,6 +28,7 @@ type app struct {
 
 	shared *alkfs.Store // the only store there is, of a server
 
+	serving bool   // this process goes on serving after it opened the store
 	started bool   // arguments are understood
 	command string // path of the command that runs, for hints
 }
@@ -181,14 +181,6 @@ func (a *app) with(ctx context.Context, how access, f func(s *alkfs.Store) error
 		err = e
 	}
 	return err
-}
-
-func (a *app) logger() *slog.Logger {
-	level := slog.LevelWarn
-	if a.verbose {
-		level = slog.LevelDebug
-	}
-	return slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
 }
 
 // atFlag adds --at to c.

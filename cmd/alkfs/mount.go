@@ -133,6 +133,7 @@ func (a *app) serveMount(ctx context.Context, store string, spec alkfs.Spec, dir
 	if o.ReadOnly || spec.At != "" {
 		how = reading
 	}
+	a.serving = true
 	s, err := a.open(ctx, how)
 	if err != nil {
 		return err
