@@ -175,7 +175,7 @@ func (s *session) open(p string, flags uint32, a attrs) (*openFile, error) {
 }
 
 func (s *session) findForOpen(p string, flags uint32, a attrs) (w place, made bool, err error) {
-	run := s.read
+	run := s.look
 	if flags&openCreate != 0 {
 		run = s.change
 	}
@@ -222,7 +222,7 @@ func (s *session) gid() uint32 { return uint32(os.Getegid()) }
 // setstat sets attributes by path.
 func (s *session) setstat(p string, a attrs, follow bool) error {
 	var w place
-	err := s.read(func(tx *schema.Tx, r *access.Rights) (err error) {
+	err := s.look(func(tx *schema.Tx, r *access.Rights) (err error) {
 		if w, err = s.find(tx, r, p, follow); err != nil {
 			return err
 		}

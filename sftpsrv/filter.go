@@ -88,6 +88,8 @@ type answerer interface {
 	// finishes the close and gives its status; it may take long.
 	closed(obj any) func() error
 	write(obj any, p []byte, off uint64) error
+	read(obj any, p []byte, off int64) (int, error)
+	left(obj any, off uint64) (int64, error) // bytes from off to the end
 	fstat(obj any) (attrs, error)
 	fsetstat(obj any, a attrs) error
 	fsync(ctx context.Context, obj any) error
@@ -194,15 +196,7 @@ func (f *filter) dispatch(r *request, d *decoder) (pass bool, err error) {
 	case fxpWrite:
 		return false, f.writeFile(r, d)
 	case fxpRead:
-		name := d.str()
-		d.u64()
-		r.bytes = min(int(d.u32()), maxData)
-		if d.bad {
-			return false, errBadMessage
-		}
-		if r.h = f.pass(name, r.bytes); r.h == nil {
-			return false, f.write(statusPacket(r.id, errBadHandle))
-		}
+		return f.readFile(r, d)
 	case fxpClose:
 		if r.h = f.release(d.str()); r.h == nil {
 			return false, f.write(statusPacket(r.id, errBadHandle))
@@ -308,6 +302,45 @@ func (f *filter) pass(name []byte, n int) *handle {
 		f.mu.reading += n
 	}
 	return h
+}
+
+// readFile passes a read on, asking for no more than there is: clients ask for
+// maxData from files of any size, and pkg/sftp makes room for what is asked. The
+// content of a short file is in memory or a row, and is answered at once.
+func (f *filter) readFile(r *request, d *decoder) (pass bool, err error) {
+	name, off := d.str(), d.u64()
+	if len(d.b) < 4 {
+		return false, errBadMessage
+	}
+	length := d.b[:4]
+	r.bytes = min(int(d.u32()), maxData)
+	f.mu.Lock()
+	h := f.mu.handles[string(name)]
+	f.mu.Unlock()
+	if h == nil {
+		return false, f.write(statusPacket(r.id, errBadHandle))
+	}
+	left, err := f.peer.left(h.obj, off)
+	switch {
+	case err != nil || left == 0:
+		if err == nil {
+			err = io.EOF
+		}
+		return false, f.write(statusPacket(r.id, err))
+	case left < int64(r.bytes):
+		r.bytes = int(left)
+	}
+	if off+uint64(left) <= blobstore.InlineMax {
+		p := make([]byte, 13+r.bytes)
+		n, err := f.peer.read(h.obj, p[13:], int64(off))
+		if n == 0 {
+			return false, f.answer(r.id, nil, err)
+		}
+		return false, f.write(dataPacket(p[:13+n], r.id))
+	}
+	binary.BigEndian.PutUint32(length, uint32(r.bytes))
+	r.h = f.pass(name, r.bytes)
+	return true, nil
 }
 
 // writeFile writes at once: writes to one file take effect in the order in

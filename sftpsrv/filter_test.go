@@ -78,6 +78,17 @@ func (p *fakePeer) ReadAt(b []byte, off int64) (int, error) {
 	return copy(b, p.data[off:]), nil
 }
 
+func (p *fakePeer) read(_ any, b []byte, off int64) (int, error) { return p.ReadAt(b, off) }
+
+func (p *fakePeer) left(_ any, off uint64) (int64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if off >= uint64(len(p.data)) {
+		return 0, nil
+	}
+	return int64(len(p.data)) - int64(off), nil
+}
+
 func (p *fakePeer) fstat(any) (attrs, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

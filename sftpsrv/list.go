@@ -54,7 +54,7 @@ func (o oneEntry) ListAt(to []fs.FileInfo, off int64) (int, error) {
 
 func (s *session) stat(p string, follow bool) (e entry, err error) {
 	var w place
-	err = s.read(func(tx *schema.Tx, r *access.Rights) error {
+	err = s.look(func(tx *schema.Tx, r *access.Rights) error {
 		if w, err = s.find(tx, r, p, follow); err == nil && !w.exists {
 			err = errNoFile
 		}
@@ -124,7 +124,7 @@ func (d *dirLister) ListAt(to []fs.FileInfo, _ int64) (int, error) {
 // page returns at most n entries with names after d.after.
 func (d *dirLister) page(n int) (page []entry, err error) {
 	var view *pathtree.View
-	err = d.s.read(func(tx *schema.Tx, r *access.Rights) error {
+	err = d.s.look(func(tx *schema.Tx, r *access.Rights) error {
 		w, err := d.s.find(tx, r, d.path, true)
 		switch {
 		case err != nil:

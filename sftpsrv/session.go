@@ -138,8 +138,8 @@ func (s *session) end() {
 	}
 }
 
-// read runs fn with the current rights on the newest state.
-func (s *session) read(fn func(tx *schema.Tx, r *access.Rights) error) error {
+// look runs fn with the current rights on the newest state.
+func (s *session) look(fn func(tx *schema.Tx, r *access.Rights) error) error {
 	r, err := s.rights()
 	if err != nil {
 		return err
@@ -147,7 +147,7 @@ func (s *session) read(fn func(tx *schema.Tx, r *access.Rights) error) error {
 	return s.c.DB.Read(func(tx *schema.Tx) error { return fn(tx, r) })
 }
 
-// change is read for changes.
+// change is look for changes.
 func (s *session) change(fn func(tx *schema.Tx, r *access.Rights) error) error {
 	r, err := s.rights()
 	if err != nil {
@@ -181,6 +181,29 @@ func (s *session) write(obj any, p []byte, off uint64) error {
 		return syscall.EISDIR
 	}
 	return f.write(p, off)
+}
+
+func (s *session) read(obj any, p []byte, off int64) (int, error) {
+	f, ok := obj.(*openFile)
+	if !ok {
+		return 0, syscall.EISDIR
+	}
+	return f.ReadAt(p, off)
+}
+
+func (s *session) left(obj any, off uint64) (int64, error) {
+	f, ok := obj.(*openFile)
+	if !ok {
+		return 0, syscall.EISDIR
+	}
+	if err := f.allowed(access.Read); err != nil {
+		return 0, err
+	}
+	size := f.File.Inode().Size
+	if off >= uint64(size) {
+		return 0, nil
+	}
+	return size - int64(off), nil
 }
 
 func (s *session) fstat(obj any) (attrs, error) {
@@ -294,7 +317,7 @@ func groupName(id uint32) string {
 }
 
 func (s *session) hash(p string) (h blobstore.Hash, size int64, err error) {
-	err = s.read(func(tx *schema.Tx, r *access.Rights) error {
+	err = s.look(func(tx *schema.Tx, r *access.Rights) error {
 		w, err := s.find(tx, r, p, true)
 		if err != nil {
 			return err

@@ -15,6 +15,7 @@ const (
 	fxpMkdir         = 14
 	fxpStatus        = 101
 	fxpHandle        = 102
+	fxpData          = 103
 	fxpName          = 104
 	fxpAttrs         = 105
 	fxpExtended      = 200
@@ -180,4 +181,13 @@ func (e *encoder) packet() []byte {
 func statusPacket(id uint32, err error) []byte {
 	s := statusOf(err)
 	return newEncoder(fxpStatus, id).u32(uint32(s.code)).str(s.text).str("").packet()
+}
+
+// dataPacket makes p, whose data begins after 13 bytes, a DATA packet.
+func dataPacket(p []byte, id uint32) []byte {
+	binary.BigEndian.PutUint32(p, uint32(len(p)-4))
+	p[4] = fxpData
+	binary.BigEndian.PutUint32(p[5:], id)
+	binary.BigEndian.PutUint32(p[9:], uint32(len(p)-13))
+	return p
 }
