@@ -194,6 +194,7 @@ func (t *Tree) Branches(tx *schema.Tx, bucket int64) ([]Branch, error) {
 
 // RenameBranch gives a branch another name. EEXIST when there is one.
 func (t *Tree) RenameBranch(tx *schema.Tx, id int64, name string) error {
+	t.moved.Add(1)
 	return fail("rename branch", name, t.renameBranch(tx, id, name))
 }
 
@@ -231,6 +232,7 @@ func (t *Tree) existing(tx *schema.Tx, id int64) (Branch, error) {
 // they saw; pruning removes what nobody sees. Views of it can be read but no
 // longer changed (ESTALE).
 func (t *Tree) RemoveBranch(tx *schema.Tx, id int64) error {
+	t.moved.Add(1)
 	b, err := t.existing(tx, id)
 	if err != nil {
 		return fail("remove branch", b.Name, err)

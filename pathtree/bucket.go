@@ -169,6 +169,7 @@ func (t *Tree) Buckets(tx *schema.Tx) ([]Bucket, error) {
 // which takes time in proportion to them. Views of it then give ENOENT and
 // ESTALE.
 func (t *Tree) RemoveBucket(tx *schema.Tx, name string) error {
+	t.moved.Add(1)
 	return fail("remove bucket", name, t.removeBucket(tx, name))
 }
 

@@ -52,6 +52,7 @@ type MergeResult struct {
 // in either direction, starts from it. It is one transaction; on any error
 // nothing is changed.
 func (t *Tree) Merge(tx *schema.Tx, src, dst *View, o MergeOptions) (MergeResult, error) {
+	t.moved.Add(1)
 	r, err := t.merge(tx, src, dst, o)
 	return r, fail("merge", src.branch.Name+" into "+dst.branch.Name, err)
 }

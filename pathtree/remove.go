@@ -19,6 +19,7 @@ func (v *View) Unlink(tx *schema.Tx, parent Ino, name string) (Inode, error) {
 
 // Rmdir removes an empty directory and returns it as it is then.
 func (v *View) Rmdir(tx *schema.Tx, parent Ino, name string) (Inode, error) {
+	v.tree.moved.Add(1)
 	in, err := v.remove(tx, parent, name, true)
 	return in, fail("rmdir", name, err)
 }

@@ -20,6 +20,7 @@ type RenameResult struct {
 // happens. EINVAL when a directory would come to be in itself. What is replaced
 // has an event of its own, before that of the rename.
 func (v *View) Rename(tx *schema.Tx, oldParent Ino, oldName string, newParent Ino, newName string, flags uint32) (RenameResult, error) {
+	v.tree.moved.Add(1)
 	m := &move{flags: flags, from: place{dir: oldParent, name: oldName}, to: place{dir: newParent, name: newName}}
 	err := m.rename(v, tx)
 	return m.result, fail("rename", oldName, err)

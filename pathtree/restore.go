@@ -19,6 +19,7 @@ import (
 // a restore can be undone by another. The cost is that of the changes between
 // the two views, and of what must be copied.
 func (t *Tree) Restore(tx *schema.Tx, v *View, path string, from *View) ([]Change, error) {
+	t.moved.Add(1)
 	changes, err := t.restore(tx, v, path, from)
 	return changes, fail("restore", path, err)
 }

@@ -12,11 +12,19 @@ type Tree struct {
 	db  *schema.DB
 	tag atomic.Uint64 // of this node in inode numbers, with tagKnown; 0: not read yet
 
+	moved atomic.Uint64 // see Moved
+
 	prune pruner
 }
 
 // New returns the tree of db.
 func New(db *schema.DB) *Tree { return &Tree{db: db} }
+
+// Moved returns a number that grows when this process renames or removes
+// anything but a file by Unlink, or a branch or bucket. Where a directory was
+// found stays true while neither it nor schema.DB.Generation, for the other
+// processes, has changed. Read it in the transaction that the answer is for.
+func (t *Tree) Moved() uint64 { return t.moved.Load() }
 
 // Stats are counts of what the store holds.
 type Stats struct {

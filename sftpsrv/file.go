@@ -222,27 +222,32 @@ func (s *session) gid() uint32 { return uint32(os.Getegid()) }
 // setstat sets attributes by path.
 func (s *session) setstat(p string, a attrs, follow bool) error {
 	var w place
-	err := s.look(func(tx *schema.Tx, r *access.Rights) (err error) {
+	err := s.change(func(tx *schema.Tx, r *access.Rights) (err error) {
 		if w, err = s.find(tx, r, p, follow); err != nil {
 			return err
 		}
 		if !w.exists {
 			return errNoFile
 		}
-		if w.level != access.Write {
+		if w.level != access.Write || w.view == nil {
 			return errDenied
 		}
-		return nil
+		if a.flags&attrSize != 0 {
+			return nil // below, outside of the transaction
+		}
+		return setAttrs(tx, w.view, w.in, a)
 	})
-	if err != nil {
+	switch {
+	case err != nil:
+		return err
+	case a.flags&attrSize == 0:
+		s.joinMtime(w.view, w.in, a)
+		return nil
+	}
+	if err := s.resize(w, a.size); err != nil {
 		return err
 	}
-	if a.flags&attrSize != 0 {
-		if err := s.resize(w, a.size); err != nil {
-			return err
-		}
-	}
-	return s.setAttrs(w.view, w.in, a)
+	return s.setOpen(w.view, w.in, a)
 }
 
 // resize sets the length of a file that need not be open.
@@ -261,10 +266,21 @@ func (s *session) resize(w place, size uint64) error {
 	return f.Close()
 }
 
+// setOpen sets everything in a but the size, of an inode just looked at.
+func (s *session) setOpen(v *pathtree.View, in pathtree.Inode, a attrs) error {
+	s.joinMtime(v, in, a)
+	return s.change(func(tx *schema.Tx, r *access.Rights) error {
+		if r.Branch(v.Bucket().ID, v.Branch().Name) != access.Write {
+			return errDenied
+		}
+		return setAttrs(tx, v, in, a)
+	})
+}
+
 // setAttrs sets everything in a but the size. Owners cannot be changed: the
 // store's files belong to those who run it. Nor can a remote user make a file
-// set-id.
-func (s *session) setAttrs(v *pathtree.View, in pathtree.Inode, a attrs) error {
+// set-id. Setting what is so already is no change.
+func setAttrs(tx *schema.Tx, v *pathtree.View, in pathtree.Inode, a attrs) error {
 	var set pathtree.SetAttr
 	if a.flags&attrOwner != 0 && (a.uid != in.UID || a.gid != in.GID) {
 		return errDenied
@@ -274,36 +290,36 @@ func (s *session) setAttrs(v *pathtree.View, in pathtree.Inode, a attrs) error {
 		if in.IsDir() {
 			mode = a.mode & 0o3777
 		}
-		set.Mode = &mode
+		if mode != in.Mode&0o7777 {
+			set.Mode = &mode
+		}
 	}
 	if a.flags&attrTimes != 0 {
-		atime, mtime := int64(a.atime)*int64(time.Second), int64(a.mtime)*int64(time.Second)
+		atime, mtime := a.times()
 		set.Atime, set.Mtime = &atime, &mtime
-		if in.IsRegular() {
-			s.joinMtime(v, in, mtime)
-		}
 	}
 	if set == (pathtree.SetAttr{}) {
 		return nil
 	}
-	return s.change(func(tx *schema.Tx, r *access.Rights) error {
-		if r.Branch(v.Bucket().ID, v.Branch().Name) != access.Write {
-			return errDenied
-		}
-		_, err := v.SetAttr(tx, in.Ino, set)
-		return err
-	})
+	_, err := v.SetAttr(tx, in.Ino, set)
+	return err
+}
+
+// times returns the times in ns since 1970.
+func (a attrs) times() (atime, mtime int64) {
+	return int64(a.atime) * int64(time.Second), int64(a.mtime) * int64(time.Second)
 }
 
 // joinMtime makes an open session on in, if this connection has one, publish
 // with that time.
-func (s *session) joinMtime(v *pathtree.View, in pathtree.Inode, ns int64) {
+func (s *session) joinMtime(v *pathtree.View, in pathtree.Inode, a attrs) {
 	s.mu.Lock()
 	open := s.mu.files > 0
 	s.mu.Unlock()
-	if !open {
+	if !open || a.flags&attrTimes == 0 || !in.IsRegular() {
 		return
 	}
+	_, ns := a.times()
 	if f, err := s.c.Sessions.OpenInode(v, in); err == nil {
 		f.SetMtime(ns)
 		f.Close()

@@ -28,6 +28,8 @@ type session struct {
 	rights func() (*access.Rights, error) // current; an error ends what is asked
 	origin int64                          // of the events of its changes
 
+	found found // guarded by the database's connection: used in transactions only
+
 	mu struct {
 		sync.Mutex
 		attrs []attrs // of opens and mkdirs that pkg/sftp has not handled yet
@@ -144,7 +146,11 @@ func (s *session) look(fn func(tx *schema.Tx, r *access.Rights) error) error {
 	if err != nil {
 		return err
 	}
-	return s.c.DB.Read(func(tx *schema.Tx) error { return fn(tx, r) })
+	gen := s.c.DB.Generation()
+	return s.c.DB.Read(func(tx *schema.Tx) error {
+		s.recall(gen)
+		return fn(tx, r)
+	})
 }
 
 // change is look for changes.
@@ -153,7 +159,11 @@ func (s *session) change(fn func(tx *schema.Tx, r *access.Rights) error) error {
 	if err != nil {
 		return err
 	}
-	return s.c.DB.Write(func(tx *schema.Tx) error { return fn(tx, r) })
+	gen := s.c.DB.Generation()
+	return s.c.DB.Write(func(tx *schema.Tx) error {
+		s.recall(gen)
+		return fn(tx, r)
+	})
 }
 
 // view returns the view of a branch, the same for as long as the session lives.
@@ -237,7 +247,7 @@ func (s *session) fsetstat(obj any, a attrs) error {
 	if err != nil {
 		return err
 	}
-	return s.setAttrs(f.view, in, a)
+	return s.setOpen(f.view, in, a)
 }
 
 func (s *session) fsync(ctx context.Context, obj any) error {

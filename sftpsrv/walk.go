@@ -54,47 +54,63 @@ func (s *session) find(tx *schema.Tx, r *access.Rights, p string, follow bool) (
 		w.exists, w.in = true, s.virtualDir(pathtree.Bucket{}, false)
 		return w, nil
 	}
-	b, err := s.c.Tree.Bucket(tx, bucket)
-	if err != nil || !r.Bucket(b.ID) {
-		return w, hidden(err)
+	name, rel, _ := strings.Cut(rest, "/")
+	key := bucket + "/" + name
+	at, known := s.found.branches[key]
+	if !known {
+		if at.bucket, err = s.c.Tree.Bucket(tx, bucket); err != nil {
+			return w, hidden(err)
+		}
 	}
-	w.bucket = b
-	var rel string
-	w.branch, rel, _ = strings.Cut(rest, "/")
-	if w.branch == "" {
-		w.exists, w.in = true, s.virtualDir(b, mayFork(r, b.ID))
-		return w, nil
-	}
-	if w.level = r.Branch(b.ID, w.branch); w.level == access.None {
+	if !r.Bucket(at.bucket.ID) {
 		return w, errNoFile
 	}
-	br, err := s.c.Tree.Branch(tx, b.ID, w.branch)
-	if err != nil {
-		if errors.Is(err, syscall.ENOENT) && rel == "" {
-			return w, nil
+	w.bucket, w.branch = at.bucket, name
+	if name == "" {
+		w.exists, w.in = true, s.virtualDir(w.bucket, mayFork(r, w.bucket.ID))
+		return w, nil
+	}
+	if w.level = r.Branch(w.bucket.ID, name); w.level == access.None {
+		return w, errNoFile
+	}
+	if !known {
+		br, err := s.c.Tree.Branch(tx, at.bucket.ID, name)
+		if err != nil {
+			if errors.Is(err, syscall.ENOENT) && rel == "" {
+				return w, nil
+			}
+			return w, hidden(err)
 		}
-		return w, hidden(err)
+		if at.view, err = s.view(tx, br.ID); err != nil {
+			return w, err
+		}
+		s.found.branches[key] = at
 	}
-	if w.view, err = s.view(tx, br.ID); err != nil {
-		return w, err
-	}
-	if done, err := w.direct(tx, rel, follow); done || err != nil {
+	w.view = at.view
+	if done, err := s.direct(tx, &w, rel, follow); done || err != nil {
 		return w, err
 	}
 	return w, w.walk(tx, rel, follow)
 }
 
 // direct resolves rel when no link has to be followed for it.
-func (w *place) direct(tx *schema.Tx, rel string, follow bool) (done bool, err error) {
+func (s *session) direct(tx *schema.Tx, w *place, rel string, follow bool) (done bool, err error) {
 	if rel == "" {
 		w.in, err = w.view.Inode(tx, w.view.Root())
 		w.exists = err == nil
 		return true, err
 	}
-	w.parent, w.base, err = w.view.ResolveParent(tx, rel)
+	key := dirKey{w.view, path.Dir(rel)}
+	parent, known := s.found.dirs[key]
+	if !known {
+		if parent, _, err = w.view.ResolveParent(tx, rel); err == nil {
+			s.found.dirs[key] = parent
+		}
+	}
+	w.parent, w.base = parent, path.Base(rel)
 	if err == nil {
 		w.in, err = w.view.LookupInode(tx, w.parent.Ino, w.base)
-		if errors.Is(err, syscall.ENOENT) && w.parent.IsDir() {
+		if errors.Is(err, syscall.ENOENT) {
 			return true, nil
 		}
 	}
