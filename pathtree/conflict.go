@@ -1,5 +1,11 @@
 package pathtree
 
+import (
+	"slices"
+
+	"github.com/alkdev/alkfs/schema"
+)
+
 // ConflictKind says how two sides exclude each other.
 type ConflictKind uint8
 
@@ -39,4 +45,54 @@ func (c Conflict) Path() string {
 		}
 	}
 	return c.BasePath
+}
+
+// conflict reports a conflict of x, once of each kind.
+func (p *plan) conflict(x *node, kind ConflictKind) error {
+	if x.told[kind] {
+		return nil
+	}
+	x.told[kind] = true
+	v, err := p.views(x)
+	if err != nil {
+		return err
+	}
+	c := Conflict{Kind: kind, Base: copyInode(v.b), Ours: copyInode(v.o), Theirs: copyInode(v.t)}
+	for _, s := range []struct {
+		side *viewSide
+		ino  Ino
+		path *string
+	}{{p.b, x.b, &c.BasePath}, {p.o, x.o, &c.OurPath}, {p.t, x.t, &c.TheirPath}} {
+		if s.ino != 0 {
+			if *s.path, err = firstPath(p.tx, s.side, s.ino); err != nil {
+				return err
+			}
+		}
+	}
+	p.conflicts = append(p.conflicts, c)
+	return nil
+}
+
+// firstPath returns the first of an inode's paths, "" when it has none.
+func firstPath(tx *schema.Tx, s side, i Ino) (string, error) {
+	if i == s.root() {
+		return "", nil
+	}
+	es, err := sortedEdges(tx, s, i)
+	if err != nil {
+		return "", err
+	}
+	var paths []string
+	for _, e := range es {
+		path, err := pathOf(tx, s, e)
+		if err == nil {
+			paths = append(paths, path)
+		} else if err != errNoPath {
+			return "", err
+		}
+	}
+	if len(paths) == 0 {
+		return "", nil
+	}
+	return slices.Min(paths), nil
 }

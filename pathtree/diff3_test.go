@@ -79,6 +79,7 @@ func TestMergeLinesModel(t *testing.T) {
 }
 
 func TestMergeText(t *testing.T) {
+	store := newWorld(t)
 	for _, tc := range []struct{ name, base, ours, theirs, want, conflicts string }{
 		{"apart", `f a 1\n2\n3\n4\n5\n`, `f a X\n2\n3\n4\n5\n`, `f a 1\n2\n3\n4\nY\n`, `a=X\n2\n3\n4\nY\n`, ""},
 		{"replaced on both sides", `f a 1\n2\n3\n4\n5\n`, `r a X\n2\n3\n4\n5\n`, `r a 1\n2\n3\n4\nY\n`, `a=X\n2\n3\n4\nY\n`, ""},
@@ -86,7 +87,7 @@ func TestMergeText(t *testing.T) {
 		{"overlapping", `f a 1\n`, `f a 2\n`, `f a 3\n`, "", "both modified a"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w, c := newWorld(t), texts{}
+			w, c := store.another(t), texts{}
 			w.script(w.main, c, tc.base)
 			dev := w.fork(w.main, "dev", Origin{})
 			w.script(w.main, c, tc.ours)

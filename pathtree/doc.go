@@ -46,4 +46,19 @@
 // range costs as much where thousands of sibling branches have versions of the
 // one name. Full-path rows were rejected because renaming a directory would
 // rewrite everything below it.
+//
+// # Diff and merge
+//
+// What can differ between two views are the things with a version that one of
+// them sees past what the other does; Diff looks at those and at nothing else.
+// Merge compares each thing that the source changed with the merge base and
+// the destination. The base is the newest moment that both contain by forks and
+// recorded merges, whatever their direction, so that nothing is asked twice.
+// A thing is recognised by its inode number, and where a program replaced a
+// file by a new one, by its place. What a merge or a restore comes to is laid
+// over the view as one edit of one stamp: as a sequence of operations it would
+// need an order, and there is none for names that are swapped. A merge that
+// leaves something as it was against the source's change writes a version that
+// says so, or the merge back would not see it. No single tree of paths is ever
+// built; the rejected merge of path lists cannot tell a rename from a deletion.
 package pathtree

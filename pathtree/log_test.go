@@ -39,6 +39,7 @@ func renderLog(entries []LogEntry, c texts) string {
 }
 
 func TestLogCases(t *testing.T) {
+	store := newWorld(t)
 	for _, tc := range []struct{ name, ops, path, want string }{
 		{"file", "f a 1; f a 2; c a 600", "a", "a: mode; a: content 2; a: created"},
 		{"xattr", "f a 1; a a user.k v", "a", "a: xattr; a: created"},
@@ -55,7 +56,7 @@ func TestLogCases(t *testing.T) {
 		{"root", "c / 700", "", ": mode; : created"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w, c := newWorld(t), texts{}
+			w, c := store.another(t), texts{}
 			for op := range strings.SplitSeq(tc.ops, ";") {
 				w.seal(w.main)
 				if tc.name == "renamed over another" {

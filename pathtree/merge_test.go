@@ -148,10 +148,10 @@ var mergeCases = []struct {
 }
 
 func TestMergeCases(t *testing.T) {
+	store := newWorld(t)
 	for _, tc := range mergeCases {
 		t.Run(tc.name, func(t *testing.T) {
-			c := texts{}
-			w := newWorld(t)
+			w, c := store.another(t), texts{}
 			w.script(w.main, c, tc.base)
 			dev := w.fork(w.main, "dev", Origin{})
 			w.script(w.main, c, tc.ours)

@@ -5,10 +5,7 @@ import (
 	"maps"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/alkdev/alkfs/blobstore"
-	"github.com/alkdev/alkfs/schema"
 )
 
 // plan decides for each node that their side changed what becomes of it.
@@ -483,56 +480,3 @@ func (p *plan) mergeText(x *node, v views) (bool, error) {
 	p.texts = append(p.texts, x)
 	return true, nil
 }
-
-// conflict reports a conflict of x, once of each kind.
-func (p *plan) conflict(x *node, kind ConflictKind) error {
-	if x.told[kind] {
-		return nil
-	}
-	x.told[kind] = true
-	v, err := p.views(x)
-	if err != nil {
-		return err
-	}
-	c := Conflict{Kind: kind, Base: copyInode(v.b), Ours: copyInode(v.o), Theirs: copyInode(v.t)}
-	for _, s := range []struct {
-		side *viewSide
-		ino  Ino
-		path *string
-	}{{p.b, x.b, &c.BasePath}, {p.o, x.o, &c.OurPath}, {p.t, x.t, &c.TheirPath}} {
-		if s.ino != 0 {
-			if *s.path, err = firstPath(p.tx, s.side, s.ino); err != nil {
-				return err
-			}
-		}
-	}
-	p.conflicts = append(p.conflicts, c)
-	return nil
-}
-
-// firstPath returns the first of an inode's paths, "" when it has none.
-func firstPath(tx *schema.Tx, s side, i Ino) (string, error) {
-	if i == s.root() {
-		return "", nil
-	}
-	es, err := sortedEdges(tx, s, i)
-	if err != nil {
-		return "", err
-	}
-	var paths []string
-	for _, e := range es {
-		path, err := pathOf(tx, s, e)
-		if err == nil {
-			paths = append(paths, path)
-		} else if err != errNoPath {
-			return "", err
-		}
-	}
-	if len(paths) == 0 {
-		return "", nil
-	}
-	return slices.Min(paths), nil
-}
-
-// kindOf returns the type bits of an inode.
-func kindOf(in *Inode) uint32 { return in.Mode & unix.S_IFMT }

@@ -107,6 +107,7 @@ func TestPruneModel(t *testing.T) {
 	w, c := newWorld(t), texts{}
 	rapid.Check(t, func(rt *rapid.T) {
 		p := newPlay(w, rt, c)
+		defer p.do(func(tx *schema.Tx) error { return p.tree.RemoveBucket(tx, p.bucket.Name) }) // or the next one prunes it too
 		heads := []*View{p.main}
 		var views []*View
 		for k := range rapid.IntRange(2, 8).Draw(rt, "rounds") {

@@ -19,6 +19,7 @@ func (w *world) restore(v *View, path string, from *View) (changes []Change, err
 }
 
 func TestRestoreCases(t *testing.T) {
+	store := newWorld(t)
 	for _, tc := range []struct{ name, base, ops, path, want string }{
 		{"content", "f a 1; f b 1", "f a 2; f b 2", "a", "a=1 b=2"},
 		{"mode and xattr", "f a 1; a a user.k v", "c a 600; a a user.k; a a user.n 1", "a", "a=1 user.k=v"},
@@ -39,7 +40,7 @@ func TestRestoreCases(t *testing.T) {
 		{"nothing to do", "f a 1", "f b 2", "a", "a=1 b=2"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w, c := newWorld(t), texts{}
+			w, c := store.another(t), texts{}
 			w.script(w.main, c, tc.base)
 			then := w.view(MainBranch, w.seal(w.main))
 			w.script(w.main, c, tc.ops)

@@ -191,3 +191,6 @@ func sameXattrs(a, b map[string]string) bool {
 	}
 	return true
 }
+
+// kindOf returns the type bits of an inode.
+func kindOf(in *Inode) uint32 { return in.Mode & unix.S_IFMT }
