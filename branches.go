@@ -38,6 +38,15 @@ func (s *Store) Buckets() (list []Bucket, err error) {
 	return slices.DeleteFunc(list, func(b Bucket) bool { return !s.sees(b) }), err
 }
 
+// Bucket returns one bucket.
+func (s *Store) Bucket(name string) (b Bucket, err error) {
+	err = s.db.Read(func(tx *schema.Tx) (err error) {
+		b, err = s.bucket(tx, name)
+		return err
+	})
+	return b, err
+}
+
 // CreateBucket makes a bucket with an empty branch main.
 func (s *Store) CreateBucket(name string) (b Bucket, err error) {
 	if err := s.everything(); err != nil {
@@ -63,13 +72,17 @@ func (s *Store) SetPolicy(bucket string, p Policy) error {
 	if err := s.everything(); err != nil {
 		return err
 	}
-	return s.write(func(tx *schema.Tx) error {
+	err := s.write(func(tx *schema.Tx) error {
 		b, err := s.bucket(tx, bucket)
 		if err != nil {
 			return err
 		}
 		return s.tree.SetPolicy(tx, b.ID, p)
 	})
+	if err == nil {
+		err = s.sessions.Policies()
+	}
+	return err
 }
 
 // Branches returns the branches of a bucket by name.

@@ -190,7 +190,7 @@ func (v *View) place(tx *schema.Tx, parent pathtree.Ino, base string, c content,
 		}
 		return v.place(tx, parent, base, c, p)
 	}
-	in, err := v.v.SetContent(tx, old.Ino, pathtree.Content{Hash: hash, Size: c.size, Mtime: p.mtime})
+	in, err := v.setContent(tx, old.Ino, pathtree.Content{Hash: hash, Size: c.size, Mtime: p.mtime})
 	if err != nil || !(p.keepMode || p.owners) {
 		return in, err
 	}
@@ -205,4 +205,13 @@ func (v *View) place(tx *schema.Tx, parent pathtree.Ino, base string, c content,
 		return in, nil
 	}
 	return v.v.SetAttr(tx, old.Ino, set)
+}
+
+// setContent gives an inode its next content, unless its bucket allows one
+// writer at a time and it has one.
+func (v *View) setContent(tx *schema.Tx, ino pathtree.Ino, c pathtree.Content) (pathtree.Inode, error) {
+	if err := v.store.sessions.MayReplace(tx, v.v, ino); err != nil {
+		return pathtree.Inode{}, err
+	}
+	return v.v.SetContent(tx, ino, c)
 }

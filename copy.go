@@ -128,7 +128,7 @@ func (c *copying) one(tx *schema.Tx, in pathtree.Inode, parent pathtree.Ino, bas
 	first, linked := c.links[in.Ino]
 	if there {
 		if old.IsRegular() && in.IsRegular() && !linked {
-			out, err := c.dst.v.SetContent(tx, old.Ino, pathtree.Content{Hash: n.Hash, Size: n.Size, Mtime: n.Mtime})
+			out, err := c.dst.setContent(tx, old.Ino, pathtree.Content{Hash: n.Hash, Size: n.Size, Mtime: n.Mtime})
 			return out.Ino, err
 		}
 		if _, err := c.dst.v.Unlink(tx, parent, base); err != nil {

@@ -50,7 +50,7 @@ func (v *View) writeFile(ctx context.Context, name string, perm fs.FileMode, tak
 		if in, err = v.find(tx, name, true); err == nil && in.IsRegular() {
 			hash, err := c.add(tx, v.store.blobs)
 			if err == nil {
-				in, err = v.v.SetContent(tx, in.Ino, pathtree.Content{Hash: hash, Size: c.size})
+				in, err = v.setContent(tx, in.Ino, pathtree.Content{Hash: hash, Size: c.size})
 			}
 			return err
 		}

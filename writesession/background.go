@@ -6,17 +6,26 @@ import (
 	"time"
 )
 
-// background records sessions that are older than Options.PersistAfter, and
-// publishes what deferred flushes left, until ctx ends.
+// background records sessions that are older than Options.PersistAfter,
+// publishes what deferred flushes left, and follows the policies of the buckets,
+// until ctx ends.
 func (s *Sessions) background(ctx context.Context) {
 	every := s.opts.PersistAfter
 	t := time.NewTicker(every)
 	defer t.Stop()
+	var seen uint32
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+		}
+		if gen := s.db.Generation(); gen != seen {
+			if err := s.Policies(); err != nil {
+				s.log.Warn("policies not read", "error", err)
+			} else {
+				seen = gen
+			}
 		}
 		n := now()
 		for _, f := range s.open(func(f *File) bool { return f.wants(n-int64(every), n) }) {

@@ -128,7 +128,7 @@ func (f *File) mayChange() error {
 	if f.view.ReadOnly() || f.s.owner == nil {
 		return syscall.EROFS
 	}
-	if f.view.Bucket().Policy.ExclusiveWrites && f.row.id == 0 {
+	if f.row.id == 0 && f.s.isExclusive(f.view) {
 		return f.claim()
 	}
 	return nil

@@ -20,7 +20,8 @@
 //
 // Two sessions of one inode, on two surfaces, never mix bytes: the last to
 // publish wins, and history keeps the other. In a bucket with ExclusiveWrites
-// the second is refused with EBUSY.
+// the second is refused with EBUSY, and told which process is the first
+// (exclusive.go).
 //
 // # What is durable
 //

@@ -25,7 +25,8 @@ func ownerFile(dir, name string) string {
 }
 
 // newOwner makes a name out of pid, start time, boot id and chance, and locks
-// its file. The file gets its name when it is locked, so nobody finds it free.
+// its file, in which it says what this process is. The file gets its name when
+// it is locked, so nobody finds it free.
 func newOwner(dir string) (*owner, error) {
 	if err := os.MkdirAll(filepath.Join(dir, stagingDir), 0o700); err != nil {
 		return nil, err
@@ -39,6 +40,9 @@ func newOwner(dir string) (*owner, error) {
 		return nil, err
 	}
 	if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		_, err = f.WriteString(commandLine())
+	}
+	if err == nil {
 		err = os.Rename(path+".new", path)
 	}
 	if err != nil {
@@ -77,6 +81,22 @@ func alive(dir, name string) bool {
 	}
 	defer f.Close()
 	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+}
+
+// commandLine is how this process was called, shortened.
+func commandLine() string {
+	args := append([]string{filepath.Base(os.Args[0])}, os.Args[1:]...)
+	text := []rune(strings.ToValidUTF8(strings.Join(args, " "), "?"))
+	return string(text[:min(len(text), 200)])
+}
+
+// describe says for people which process an owner is.
+func describe(dir, name string) string {
+	text := "process " + pidOf(name)
+	if call, err := os.ReadFile(ownerFile(dir, name)); err == nil && len(call) > 0 {
+		text += " (" + string(call) + ")"
+	}
+	return text
 }
 
 // pidOf returns the process id in an owner's name.

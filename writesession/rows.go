@@ -1,9 +1,6 @@
 package writesession
 
 import (
-	"fmt"
-	"syscall"
-
 	"zombiezen.com/go/sqlite"
 
 	"github.com/alkdev/alkfs/blobstore"
@@ -196,44 +193,4 @@ func endRow(tx *schema.Tx, r row) error {
 	s.BindInt64(1, r.id)
 	_, err := s.Step()
 	return err
-}
-
-// claim makes f the only session of its inode on its branch, or fails with
-// EBUSY. The session's row is the lock; it goes with the publish. Of two that
-// come at once the one with the smaller id has it. change must be held.
-func (f *File) claim() error {
-	var id int64
-	var owners []string
-	err := f.s.db.Write(func(tx *schema.Tx) (err error) {
-		if id, _, err = f.putSession(tx, 0, false); err != nil {
-			return err
-		}
-		owners = owners[:0]
-		s := tx.Stmt("SELECT owner FROM write_session WHERE branch = ? AND ino = ? AND id < ? AND synced <> 2")
-		s.BindInt64(1, f.view.Branch().ID)
-		s.BindInt64(2, int64(f.ino))
-		s.BindInt64(3, id)
-		for {
-			ok, err := s.Step()
-			if err != nil || !ok {
-				return err
-			}
-			owners = append(owners, s.ColumnText(0))
-		}
-	})
-	if err != nil {
-		return err
-	}
-	for _, o := range owners {
-		if o != f.s.owner.name && !alive(f.s.db.Dir(), o) {
-			continue // a session that a crash left; it does not write
-		}
-		err := fmt.Errorf("process %s is writing it: %w", pidOf(o), syscall.EBUSY)
-		if e := f.s.db.Write(func(tx *schema.Tx) error { return deleteRow(tx, id) }); e != nil {
-			err = e
-		}
-		return err
-	}
-	f.row = row{id: id, full: true}
-	return nil
 }

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math"
+	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -394,6 +397,9 @@ func TestExclusiveWritesRefuseTheSecond(t *testing.T) {
 	w.write(func(tx *schema.Tx) error {
 		return w.tree.SetPolicy(tx, w.main.Bucket().ID, pathtree.Policy{ExclusiveWrites: true})
 	})
+	if err := w.s.Policies(); err != nil {
+		t.Fatal(err)
+	}
 	var v *pathtree.View
 	w.read(func(tx *schema.Tx) (err error) {
 		v, err = w.tree.View(tx, w.main.Branch().ID, 0)
@@ -402,10 +408,21 @@ func TestExclusiveWritesRefuseTheSecond(t *testing.T) {
 	f := w.create(v, "f")
 	g := w.open(v.WithOrigin(3), "f")
 	w.put(f, 0, []byte("one"))
-	if _, err := g.WriteAt([]byte("two"), 0); !errors.Is(err, syscall.EBUSY) {
+	_, err := g.WriteAt([]byte("two"), 0)
+	if me := fmt.Sprint("process ", os.Getpid(), " ("); !errors.Is(err, syscall.EBUSY) || !strings.Contains(err.Error(), me) {
+		t.Fatal(err)
+	}
+	may := func() (err error) {
+		w.read(func(tx *schema.Tx) error { err = w.s.MayReplace(tx, v, f.Ino()); return nil })
+		return err
+	}
+	if err := may(); !errors.Is(err, syscall.EBUSY) {
 		t.Fatal(err)
 	}
 	w.publish(f)
+	if err := may(); err != nil {
+		t.Fatal(err)
+	}
 	w.put(g, 0, []byte("two"))
 	if err := f.Truncate(0); !errors.Is(err, syscall.EBUSY) {
 		t.Fatal(err)

@@ -46,6 +46,8 @@ type Sessions struct {
 		files  map[pathtree.Ino]*File // one chain per inode, a File per surface and branch
 		closed bool
 	}
+	exclusive atomic.Pointer[map[int64]bool] // buckets that allow one writer of a file
+
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
 	stats counters
@@ -72,7 +74,10 @@ func New(ctx context.Context, db *schema.DB, tree *pathtree.Tree, blobs *blobsto
 	if db.ReadOnly() {
 		return s, nil
 	}
-	var err error
+	err := s.Policies()
+	if err != nil {
+		return nil, fmt.Errorf("sessions: %w", err)
+	}
 	if s.owner, err = newOwner(db.Dir()); err != nil {
 		return nil, fmt.Errorf("sessions: %w", err)
 	}

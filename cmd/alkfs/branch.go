@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -33,7 +34,7 @@ func (a *app) bucketCommand() *cobra.Command {
 				list, err := s.Buckets()
 				for _, b := range list {
 					if !a.json {
-						a.printf("%s\n", quote(b.Name))
+						a.printf("%s%s\n", quote(b.Name), policyText(b.Policy))
 					} else if err == nil {
 						err = a.emit(bucketFields(b)...)
 					}
@@ -61,11 +62,93 @@ func (a *app) bucketCommand() *cobra.Command {
 		ValidArgsFunction: a.completeThen(1, a.completeBuckets),
 	}
 	forceFlag(rm, &force)
-	return group("bucket", "Make, list and remove buckets", "  alkfs bucket create work\n  alkfs mount work ./work", create, ls, rm)
+	return group("bucket", "Make, list, configure and remove buckets", "  alkfs bucket create work\n  alkfs mount work ./work", create, ls, a.bucketSetCommand(), rm)
 }
 
 func bucketFields(b alkfs.Bucket) []any {
-	return []any{"name", b.Name, "uuid", fmt.Sprintf("%x", b.UUID), "created", jsonTime(b.Created)}
+	policy := lastCloseWins
+	if b.Policy.ExclusiveWrites {
+		policy = exclusive
+	}
+	keep := int64(b.Policy.Retention / time.Second) // 0: the default
+	if b.Policy.Retention < 0 {
+		keep = -1 // for ever
+	}
+	return []any{"name", b.Name, "uuid", fmt.Sprintf("%x", b.UUID), "created", jsonTime(b.Created), "policy", policy, "keep_seconds", keep}
+}
+
+// What becomes of a second writer of a file.
+const (
+	exclusive     = "exclusive"
+	lastCloseWins = "last-close-wins"
+)
+
+// policyText says what is unusual about a bucket.
+func policyText(p alkfs.Policy) (text string) {
+	if p.ExclusiveWrites {
+		text += "  exclusive"
+	}
+	switch {
+	case p.Retention < 0:
+		text += "  history is kept for ever"
+	case p.Retention > 0:
+		text += fmt.Sprintf("  history is kept %v", p.Retention)
+	}
+	return text
+}
+
+func (a *app) bucketSetCommand() *cobra.Command {
+	var policy, keep string
+	c := &cobra.Command{
+		Use: "set NAME", Short: "Say who may write, and how long history is kept",
+		Long: `Sets what becomes of a second program that writes a file through another mount or
+connection: with last-close-wins, the default, the last to close the file wins and
+history keeps the other's version; with exclusive the second is refused as long as
+the first has written what no close has published yet (EBUSY).`,
+		Example: "  alkfs bucket set work --policy exclusive\n  alkfs bucket set work --keep 720h",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if policy == "" && keep == "" {
+				return usagef("nothing to set: --policy or --keep")
+			}
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error { return a.setBucket(s, args[0], policy, keep) })
+		},
+		ValidArgsFunction: a.completeThen(1, a.completeBuckets),
+	}
+	c.Flags().StringVar(&policy, "policy", "", "exclusive or last-close-wins")
+	c.Flags().StringVar(&keep, "keep", "", `how long history is kept (720h), "forever" or "default" (7 days)`)
+	return c
+}
+
+func (a *app) setBucket(s *alkfs.Store, name, policy, keep string) error {
+	b, err := s.Bucket(name)
+	if err != nil {
+		return err
+	}
+	switch policy {
+	case "":
+	case exclusive, lastCloseWins:
+		b.Policy.ExclusiveWrites = policy == exclusive
+	default:
+		return usagef("--policy %s: exclusive or last-close-wins", quote(policy))
+	}
+	switch keep {
+	case "":
+	case "forever":
+		b.Policy.Retention = -1
+	case "default":
+		b.Policy.Retention = 0
+	default:
+		d, err := time.ParseDuration(keep)
+		if err != nil || d <= 0 {
+			return usagef("--keep %s: a time such as 720h, or forever, or default", quote(keep))
+		}
+		b.Policy.Retention = d
+	}
+	if err := s.SetPolicy(name, b.Policy); err != nil || !a.json {
+		return err
+	}
+	return a.emit(bucketFields(b)...)
 }
 
 func (a *app) branchCommand() *cobra.Command {

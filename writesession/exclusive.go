@@ -1,0 +1,104 @@
+package writesession
+
+import (
+	"fmt"
+	"math"
+	"syscall"
+
+	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// Policies rereads which buckets allow one writer of a file at a time. It is
+// called by itself within Options.PersistAfter of a change by any process, and
+// by whoever changes a policy.
+func (s *Sessions) Policies() error {
+	exclusive := make(map[int64]bool)
+	err := s.db.Read(func(tx *schema.Tx) error {
+		clear(exclusive)
+		buckets, err := s.tree.Buckets(tx)
+		for _, b := range buckets {
+			if b.Policy.ExclusiveWrites {
+				exclusive[b.ID] = true
+			}
+		}
+		return err
+	})
+	if err == nil {
+		s.exclusive.Store(&exclusive)
+	}
+	return err
+}
+
+func (s *Sessions) isExclusive(v *pathtree.View) bool {
+	m := s.exclusive.Load()
+	return m != nil && (*m)[v.Bucket().ID]
+}
+
+// MayReplace fails with EBUSY, and names the writer, when the bucket of v allows
+// one writer of a file at a time and ino has one. It is for callers that put
+// content in place without a session, in the transaction in which they do.
+func (s *Sessions) MayReplace(tx *schema.Tx, v *pathtree.View, ino pathtree.Ino) error {
+	if !s.isExclusive(v) {
+		return nil
+	}
+	owners, err := writers(tx, v, ino, math.MaxInt64)
+	if err != nil {
+		return err
+	}
+	return s.refused(owners)
+}
+
+// claim makes f the only session of its inode on its branch, or fails with
+// EBUSY. The session's row is the lock; it goes with the publish, and counts
+// for nothing when its process is dead: a lock that had to be renewed would be
+// lost when the machine sleeps, and would keep others out after a crash. Of two
+// that come at once the one with the smaller id has it. change must be held.
+func (f *File) claim() error {
+	var id int64
+	var owners []string
+	err := f.s.db.Write(func(tx *schema.Tx) (err error) {
+		if id, _, err = f.putSession(tx, 0, false); err == nil {
+			owners, err = writers(tx, f.view, f.ino, id)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := f.s.refused(owners); err != nil {
+		f.s.log.Warn("a second writer was refused", "ino", f.ino, "error", err)
+		if e := f.s.db.Write(func(tx *schema.Tx) error { return deleteRow(tx, id) }); e != nil {
+			err = e
+		}
+		return err
+	}
+	f.row = row{id: id, full: true}
+	return nil
+}
+
+// writers returns the owners of the sessions of ino with ids below before.
+func writers(tx *schema.Tx, v *pathtree.View, ino pathtree.Ino, before int64) (owners []string, err error) {
+	s := tx.Stmt("SELECT owner FROM write_session WHERE branch = ? AND ino = ? AND id < ? AND synced <> 2")
+	s.BindInt64(1, v.Branch().ID)
+	s.BindInt64(2, int64(ino))
+	s.BindInt64(3, before)
+	for {
+		ok, err := s.Step()
+		if err != nil || !ok {
+			return owners, err
+		}
+		owners = append(owners, s.ColumnText(0))
+	}
+}
+
+// refused returns EBUSY when one of the owners lives. What a crash left does
+// not write.
+func (s *Sessions) refused(owners []string) error {
+	for _, o := range owners {
+		if o == s.owner.name || alive(s.db.Dir(), o) {
+			return fmt.Errorf("%s is writing it, and its bucket allows one writer at a time: %w", describe(s.db.Dir(), o), syscall.EBUSY)
+		}
+	}
+	return nil
+}
