@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
@@ -20,6 +21,18 @@ func benchFS(b *testing.B) *fileSystem {
 	}
 	fs.nodes = newNodes(root)
 	return fs
+}
+
+// cpuTime is what this process has used, which on a busy machine says more
+// than the clock.
+func cpuTime() time.Duration {
+	var ru syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
+	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
+}
+
+func reportCPU(b *testing.B, before time.Duration) {
+	b.ReportMetric(float64(cpuTime()-before)/float64(b.N), "cpu-ns/op")
 }
 
 func ok(b *testing.B, st fuse.Status) {
@@ -54,6 +67,7 @@ func BenchmarkCreateWriteClose(b *testing.B) {
 	content := make([]byte, 4096)
 	var dir uint64
 	i := 0
+	defer reportCPU(b, cpuTime())
 	for b.Loop() {
 		if i%200 == 0 {
 			dir = benchDir(b, fs, fmt.Sprintf("d%d", i))
@@ -70,6 +84,7 @@ func BenchmarkMkdir(b *testing.B) {
 	fs := benchFS(b)
 	dir := uint64(1)
 	i := 0
+	defer reportCPU(b, cpuTime())
 	for b.Loop() {
 		if i%200 == 0 {
 			dir = benchDir(b, fs, fmt.Sprintf("d%d", i))
@@ -99,6 +114,7 @@ func BenchmarkLookup(b *testing.B) {
 	fs := benchFS(b)
 	dirs, _ := benchTree(b, fs, benchN)
 	i := 0
+	defer reportCPU(b, cpuTime())
 	for b.Loop() {
 		h := header(dirs[i%benchN/200])
 		var out fuse.EntryOut
@@ -111,6 +127,7 @@ func BenchmarkLookupMissing(b *testing.B) {
 	fs := benchFS(b)
 	dirs, _ := benchTree(b, fs, benchN)
 	i := 0
+	defer reportCPU(b, cpuTime())
 	for b.Loop() {
 		h := header(dirs[i%benchN/200])
 		var out fuse.EntryOut
@@ -123,6 +140,7 @@ func BenchmarkGetAttr(b *testing.B) {
 	fs := benchFS(b)
 	_, files := benchTree(b, fs, benchN)
 	i := 0
+	defer reportCPU(b, cpuTime())
 	for b.Loop() {
 		var out fuse.AttrOut
 		ok(b, fs.GetAttr(nil, &fuse.GetAttrIn{InHeader: header(files[i%benchN])}, &out))
@@ -135,6 +153,7 @@ func BenchmarkOpenReadClose(b *testing.B) {
 	_, files := benchTree(b, fs, benchN)
 	buf := make([]byte, 4096)
 	i := 0
+	defer reportCPU(b, cpuTime())
 	for b.Loop() {
 		id := files[i%benchN]
 		var out fuse.OpenOut
@@ -151,6 +170,7 @@ func BenchmarkChmod(b *testing.B) {
 	fs := benchFS(b)
 	_, files := benchTree(b, fs, benchN)
 	i := 0
+	defer reportCPU(b, cpuTime())
 	for b.Loop() {
 		in := &fuse.SetAttrIn{}
 		in.NodeId, in.Valid, in.Mode = files[i%benchN], fuse.FATTR_MODE, uint32(0o600+i%8)
@@ -164,6 +184,7 @@ func BenchmarkRename(b *testing.B) {
 	fs := benchFS(b)
 	dirs, _ := benchTree(b, fs, benchN)
 	i := 0
+	defer reportCPU(b, cpuTime())
 	for b.Loop() {
 		k := i % benchN
 		old, renamed := fmt.Sprintf("f%d", k), fmt.Sprintf("r%d", k)
@@ -180,6 +201,7 @@ func BenchmarkCreateUnlink(b *testing.B) {
 	fs := benchFS(b)
 	dirs, _ := benchTree(b, fs, benchN)
 	i := 0
+	defer reportCPU(b, cpuTime())
 	for b.Loop() {
 		name := fmt.Sprintf("x%d", i)
 		h := header(dirs[i%len(dirs)])
@@ -196,6 +218,7 @@ func BenchmarkReadDirPlus(b *testing.B) {
 	dirs, _ := benchTree(b, fs, benchN)
 	buf := make([]byte, 64<<10)
 	i := 0
+	defer reportCPU(b, cpuTime())
 	for b.Loop() {
 		id := dirs[i%len(dirs)]
 		var open fuse.OpenOut

@@ -42,6 +42,7 @@ func (fs *fileSystem) ReleaseDir(in *fuse.ReleaseIn) { fs.handles.remove(in.Fh) 
 
 // FsyncDir implements FSYNCDIR.
 func (fs *fileSystem) FsyncDir(<-chan struct{}, *fuse.FsyncIn) fuse.Status {
+	fs.recordPending()
 	return status(fs.db.Sync())
 }
 

@@ -30,6 +30,9 @@ func (fs *fileSystem) open(n *node, attr pathtree.Inode, flags, kill uint32, out
 		return err
 	}
 	h := &handle{node: n, file: f, writable: flags&unix.O_ACCMODE != unix.O_RDONLY}
+	if h.writable {
+		f.JoinAttrs(n)
+	}
 	if flags&unix.O_TRUNC != 0 {
 		err = fs.truncate(n, f, 0, kill&fuse.OPEN_KILL_SUIDGID != 0)
 	}
@@ -104,7 +107,7 @@ func (fs *fileSystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 		return status(err)
 	}
 	h.node.published(version, h.file)
-	return fuse.OK
+	return status(fs.recordAttrs(h.node))
 }
 
 // Release implements RELEASE. It publishes what was written through a mapping
@@ -126,6 +129,11 @@ func (fs *fileSystem) release(h *handle) {
 			n.published(version, h.file)
 		}
 	}
+	if n.lastWriter(h) {
+		if err := fs.recordAttrs(n); err != nil {
+			fs.log.Error("set attributes", keyInode, n.ino, keyError, err)
+		}
+	}
 	fs.unbind(h)
 	if err := h.file.Close(); err != nil {
 		fs.log.Error("close", keyInode, h.file.Ino(), keyError, err)
@@ -136,6 +144,9 @@ func (fs *fileSystem) release(h *handle) {
 func (fs *fileSystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	h, err := fs.file(in.Fh)
 	if err != nil {
+		return status(err)
+	}
+	if err := fs.recordAttrs(h.node); err != nil {
 		return status(err)
 	}
 	version := h.node.version()

@@ -36,6 +36,7 @@ type fileSystem struct {
 
 	nodes   *nodes
 	handles handles
+	pending pendingNodes
 
 	// epoch counts the changes made elsewhere that were heard of. An answer
 	// computed before one of them must not be cached by the kernel after it.
@@ -115,13 +116,18 @@ func overlay(f *writesession.File, in pathtree.Inode) pathtree.Inode {
 	f.Observe(in)
 	dirty := f.Dirty() // before the inode: a publish between gives a newer one
 	own := f.Inode()
-	if own.Stamp > in.Stamp || own.Stamp == in.Stamp && own.Ctime > in.Ctime && !dirty {
+	if own.Stamp > in.Stamp || !dirty && newer(&own, &in) {
 		return own
 	}
 	if dirty {
 		in.Size, in.Mtime, in.Ctime = own.Size, own.Mtime, max(in.Ctime+1, own.Ctime)
 	}
 	return in
+}
+
+// newer reports whether a is a later version than b.
+func newer(a, b *pathtree.Inode) bool {
+	return a.Stamp > b.Stamp || a.Stamp == b.Stamp && a.Ctime > b.Ctime
 }
 
 // reload reads the inode of n from the database.

@@ -51,13 +51,19 @@ type node struct {
 		xattrs  xattrFlags
 		file    *writesession.File // while the kernel has it open
 		opens   int
+		writers int // of opens, those that may write
 		io      ioMode
+		pending *pathtree.SetAttr // set, laid over inode, and not recorded
 	}
 }
 
-// store keeps in as what the database holds. Call it inside the transaction.
+// store keeps in as what the database holds, after laying over it what waits
+// to be recorded. Call it inside the transaction.
 func (n *node) store(in *pathtree.Inode) {
 	n.mu.Lock()
+	if n.mu.pending != nil {
+		n.mu.pending.Apply(in)
+	}
 	n.mu.inode, n.mu.fresh = *in, true
 	n.mu.version++
 	n.mu.Unlock()

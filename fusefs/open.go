@@ -62,6 +62,9 @@ func (fs *fileSystem) bind(h *handle, flags uint32, out *fuse.OpenOut) error {
 	}
 	n.mu.opens++
 	n.mu.file = h.file
+	if h.writable {
+		n.mu.writers++
+	}
 	return nil
 }
 
@@ -86,6 +89,9 @@ func (fs *fileSystem) unbind(h *handle) {
 	if n.mu.opens--; n.mu.opens == 0 {
 		n.mu.file = nil
 	}
+	if h.writable {
+		n.mu.writers--
+	}
 	io := &n.mu.io
 	if !h.passthrough {
 		io.cached--
@@ -95,6 +101,13 @@ func (fs *fileSystem) unbind(h *handle) {
 		fs.server.UnregisterBackingFd(io.backing)
 		io.backing = 0
 	}
+}
+
+// lastWriter reports whether h is the only open of n that may write.
+func (n *node) lastWriter(h *handle) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return h.writable && n.mu.writers == 1
 }
 
 // lastOpen reports whether one open of n is left.
@@ -114,12 +127,19 @@ func (n *node) version() uint64 {
 // published takes over the inode of f, which was just published, unless
 // something newer came since version.
 func (n *node) published(version uint64, f *writesession.File) {
-	clean := !f.Dirty()
+	if f.Dirty() {
+		return
+	}
 	in := f.Inode()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.mu.fresh = clean && n.mu.version == version
-	if n.mu.fresh {
+	switch {
+	case n.mu.version != version:
+		n.mu.fresh = false
+	case newer(&in, &n.mu.inode):
+		if n.mu.pending != nil {
+			n.mu.pending.Apply(&in)
+		}
 		n.mu.inode = in
 	}
 }

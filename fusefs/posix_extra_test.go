@@ -267,3 +267,44 @@ func TestDirectoryStream(t *testing.T) {
 		}
 	}
 }
+
+// TestAttributesOfAnOpenFileAreRecorded: they wait for the publish, but not
+// for longer than a moment, and not beyond fsync(2).
+func TestAttributesOfAnOpenFileAreRecorded(t *testing.T) {
+	store := t.TempDir()
+	c := testStore(t, store)
+	dir, _ := testMount(t, c, mainBranch)
+	other, _ := testMount(t, testStore(t, store), mainBranch)
+	path, there := filepath.Join(dir, "f"), filepath.Join(other, "f")
+	f := open(t, path, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	if _, err := f.WriteString("x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Chmod(0o4711); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Fchown(int(f.Fd()), 3, 4); err != nil && os.Geteuid() == 0 {
+		t.Fatal(err)
+	}
+	if m := mode(t, path); m != 0o711 && os.Geteuid() == 0 {
+		t.Errorf("mode %o: a new owner takes suid", m)
+	}
+	eventually(t, "the mode of a file that is still open", func() bool {
+		var st unix.Stat_t
+		return unix.Stat(there, &st) == nil && st.Mode&0o777 == 0o711 && st.Size == 0
+	})
+	if err := f.Chmod(0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(path, path+"2"); err != nil { // reads and writes the inode meanwhile
+		t.Fatal(err)
+	}
+	if m := mode(t, path); m != 0o600 {
+		t.Errorf("mode %o after a link, want 600", m)
+	}
+	f.Close()
+	eventually(t, "content and mode", func() bool {
+		var st unix.Stat_t
+		return unix.Stat(there, &st) == nil && st.Mode&0o777 == 0o600 && st.Size == 1 && st.Nlink == 2
+	})
+}

@@ -159,6 +159,7 @@ func (s *Server) finish() {
 	s.once.Do(func() {
 		s.cancel()
 		s.bg.Wait()
+		s.fs.recordPending()
 		for _, h := range s.fs.handles.takeAll() {
 			if h.file != nil {
 				s.fs.release(h)
@@ -227,6 +228,7 @@ func (s *Server) Unmount() error {
 
 // publishOpen publishes what is written and not yet closed.
 func (s *Server) publishOpen() {
+	s.fs.recordPending()
 	for _, h := range s.fs.handles.all() {
 		if h.file == nil || !h.writable {
 			continue

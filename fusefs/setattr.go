@@ -107,23 +107,25 @@ func pickTime(isNow bool, now int64, sec uint64, nsec uint32) *int64 {
 // setAttr sets attributes, and what follows from it: a new owner clears suid,
 // sgid and capabilities, a new mode changes the mask of an ACL.
 func (fs *fileSystem) setAttr(n *node, set pathtree.SetAttr) error {
-	f := n.openFile()
-	if set.Mtime != nil && f != nil && f.SetMtime(*set.Mtime) {
-		// The publish would otherwise replace it by the time of the write.
+	if fs.postpone(n, set) {
+		return nil
 	}
-	chown := set.UID != nil || set.GID != nil
+	if f := n.openFile(); f != nil && set.Mtime != nil {
+		f.SetMtime(*set.Mtime) // a publish would otherwise replace it by the time of the write
+	}
 	var in pathtree.Inode
 	err := fs.db.Write(func(tx *schema.Tx) error {
-		if chown {
+		set := set
+		if p := n.Take(); p != nil {
+			p.Ctime = nil
+			set = *merged(p, &set)
+		}
+		if set.UID != nil || set.GID != nil {
 			old, err := fs.current(tx, n)
 			if err != nil {
 				return err
 			}
-			if mode := old.Mode; set.Mode == nil && !old.IsDir() {
-				if mode = withoutSetID(mode); mode != old.Mode {
-					set.Mode = &mode
-				}
-			}
+			chownMode(old, &set)
 			if err := fs.dropCaps(tx, n); err != nil {
 				return err
 			}
@@ -146,6 +148,13 @@ func (fs *fileSystem) setAttr(n *node, set pathtree.SetAttr) error {
 	}
 	observe(n, &in)
 	return nil
+}
+
+// chownMode makes set, which changes the owner of old, clear suid and sgid.
+func chownMode(old pathtree.Inode, set *pathtree.SetAttr) {
+	if mode := withoutSetID(old.Mode); set.Mode == nil && !old.IsDir() && mode != old.Mode {
+		set.Mode = &mode
+	}
 }
 
 // current returns the inode of n as the database has it.
@@ -186,6 +195,9 @@ func (fs *fileSystem) killPriv(n *node, setID bool) error {
 }
 
 func (fs *fileSystem) killPrivSlow(n *node, setID bool) error {
+	if err := fs.recordAttrs(n); err != nil {
+		return err
+	}
 	var in pathtree.Inode
 	change := false
 	err := fs.db.Read(func(tx *schema.Tx) error {

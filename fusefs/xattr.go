@@ -185,6 +185,9 @@ func (fs *fileSystem) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name stri
 
 // changeXattr runs change and reads the inode again, whose ctime it moved.
 func (fs *fileSystem) changeXattr(n *node, change func(*schema.Tx, *pathtree.View) error) error {
+	if err := fs.recordAttrs(n); err != nil {
+		return err
+	}
 	var in pathtree.Inode
 	err := fs.db.Write(func(tx *schema.Tx) error {
 		if err := change(tx, n.vol.view); err != nil {

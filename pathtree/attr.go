@@ -32,19 +32,24 @@ func (v *View) setAttr(tx *schema.Tx, ino Ino, a SetAttr) (Inode, error) {
 	if err != nil {
 		return Inode{}, err
 	}
-	if a.Mode != nil {
-		r.Mode = r.Mode&unix.S_IFMT | *a.Mode&0o7777
-	}
-	set(&r.UID, a.UID)
-	set(&r.GID, a.GID)
-	set(&r.Atime, a.Atime)
-	set(&r.Mtime, a.Mtime)
 	r.Ctime = c.now
-	set(&r.Ctime, a.Ctime)
+	a.Apply(&r.Inode)
 	if err := c.setInode(&r, groupAttrs); err != nil {
 		return Inode{}, err
 	}
 	return r.Inode, c.event(notify.Event{Op: notify.OpAttr, Ino: uint64(ino), Size: r.Size})
+}
+
+// Apply sets in in what a sets. A Ctime of nil leaves that of in.
+func (a *SetAttr) Apply(in *Inode) {
+	if a.Mode != nil {
+		in.Mode = in.Mode&unix.S_IFMT | *a.Mode&0o7777
+	}
+	set(&in.UID, a.UID)
+	set(&in.GID, a.GID)
+	set(&in.Atime, a.Atime)
+	set(&in.Mtime, a.Mtime)
+	set(&in.Ctime, a.Ctime)
 }
 
 func set[T any](dst, src *T) {
@@ -56,11 +61,12 @@ func set[T any](dst, src *T) {
 // Content is new content of a regular file, already in the blob store.
 type Content struct {
 	Hash       blobstore.Hash
-	Size       int64 // bytes
-	Mtime      int64 // ns since 1970; 0: now
-	Ctime      int64 // ns since 1970 of the last change; 0: now. Later than the present one in any case
-	ClearSetID bool  // clear suid, and sgid where group execution is allowed, as a write by an unprivileged process does
-	Session    int64 // write session that published it, for the event; 0 none
+	Size       int64    // bytes
+	Mtime      int64    // ns since 1970; 0: now
+	Ctime      int64    // ns since 1970 of the last change; 0: now. Later than the present one in any case
+	Attr       *SetAttr // attributes that change with it; nil: none. Mtime and Ctime above win
+	ClearSetID bool     // clear suid, and sgid where group execution is allowed, as a write by an unprivileged process does
+	Session    int64    // write session that published it, for the event; 0 none
 }
 
 // SetContent publishes content. What is not a regular file is refused with
@@ -92,6 +98,13 @@ func (v *View) setContent(tx *schema.Tx, ino Ino, n Content) (Inode, error) {
 	}
 	groups, before := groupContent, r.Ctime
 	r.Hash, r.Size, r.Mtime, r.Ctime = n.Hash, n.Size, c.now, c.now
+	if n.Attr != nil {
+		n.Attr.Apply(&r.Inode)
+		groups |= groupAttrs
+		if n.Attr.Ctime != nil {
+			before = max(before, r.Ctime)
+		}
+	}
 	if n.Mtime != 0 {
 		r.Mtime = n.Mtime
 	}

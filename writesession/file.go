@@ -47,6 +47,7 @@ type File struct {
 		clearSetID bool
 	}
 
+	attrs Attrs                          // guarded by change; nil: none
 	later atomic.Pointer[pathtree.Inode] // from Observe, to be applied under change
 	since atomic.Int64                   // ns; first change that no row records; 0: none
 	due   atomic.Int64                   // ns; when a deferred flush publishes; 0: none
@@ -252,6 +253,23 @@ func (f *File) SetMtime(ns int64) (joined bool) {
 	f.mu.Unlock()
 	f.row.stale = true
 	return true
+}
+
+// Attrs are attributes of a file that its surface has changed and not recorded,
+// so that they are recorded together with the content.
+type Attrs interface {
+	// Take returns them, nil when there are none, and forgets them. It runs
+	// inside the transaction that publishes.
+	Take() *pathtree.SetAttr
+	// Restore takes back what Take returned: the transaction failed.
+	Restore(*pathtree.SetAttr)
+}
+
+// JoinAttrs makes each publish of f record what a has.
+func (f *File) JoinAttrs(a Attrs) {
+	f.change.Lock()
+	defer f.release()
+	f.attrs = a
 }
 
 // ClearSetID makes the next publish clear suid and sgid, as a write by an

@@ -176,13 +176,17 @@ func (f *File) seal(ctx context.Context) (stored, error) {
 
 // record publishes stored content in one transaction. change must be held.
 func (f *File) record(st stored) (in pathtree.Inode, err error) {
+	var attr *pathtree.SetAttr
 	err = f.s.db.Write(func(tx *schema.Tx) error {
 		h, err := f.s.putBlob(tx, st)
 		if err != nil {
 			return err
 		}
+		if f.attrs != nil {
+			attr = f.attrs.Take()
+		}
 		in, err = f.view.SetContent(tx, f.ino, pathtree.Content{
-			Hash: h, Size: st.size, Mtime: f.mu.mtime, Ctime: f.mu.changed, ClearSetID: f.mu.clearSetID, Session: f.row.id,
+			Hash: h, Size: st.size, Mtime: f.mu.mtime, Ctime: f.mu.changed, Attr: attr, ClearSetID: f.mu.clearSetID, Session: f.row.id,
 		})
 		if err != nil {
 			return err
