@@ -18,6 +18,7 @@ import (
 
 // app is one run of the command line.
 type app struct {
+	ctx context.Context // ends at an interrupt; also given to each command
 	in  io.Reader
 	out *bufio.Writer
 	err io.Writer
@@ -29,12 +30,39 @@ type app struct {
 	shared *alkfs.Store // the only store there is, of a server
 
 	serving bool   // this process goes on serving after it opened the store
+	follows bool   // an interrupt is how this command ends
 	started bool   // arguments are understood
 	command string // path of the command that runs, for hints
 }
 
 func newApp(in io.Reader, out, errw io.Writer) *app {
-	return &app{in: in, out: bufio.NewWriterSize(out, 64<<10), err: errw}
+	a := &app{ctx: context.Background(), in: in, err: errw}
+	a.out = bufio.NewWriterSize(interruptible{a, out}, 64<<10)
+	return a
+}
+
+// interruptible is standard output: it takes no more after an interrupt.
+type interruptible struct {
+	a *app
+	w io.Writer
+}
+
+func (i interruptible) Write(p []byte) (int, error) {
+	if err := i.a.ctx.Err(); err != nil && !i.a.follows {
+		return 0, err
+	}
+	return i.w.Write(p)
+}
+
+// input is standard input; an interrupt ends a Read that waits for more.
+func (a *app) input() io.Reader {
+	r, w := io.Pipe()
+	context.AfterFunc(a.ctx, func() { w.CloseWithError(a.ctx.Err()) })
+	go func() {
+		_, err := io.Copy(w, a.in)
+		w.CloseWithError(err)
+	}()
+	return r
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -225,9 +253,15 @@ func (a *app) confirm(force bool, question string) error {
 	if _, err := tty.WriteString(question + " [y/N] "); err != nil {
 		return err
 	}
-	answer, err := bufio.NewReader(tty).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return err
+	answer, answered := "", make(chan struct{})
+	go func() {
+		answer, _ = bufio.NewReader(tty).ReadString('\n')
+		close(answered)
+	}()
+	select {
+	case <-a.ctx.Done():
+		return a.ctx.Err()
+	case <-answered:
 	}
 	if s := strings.ToLower(strings.TrimSpace(answer)); s == "y" || s == "yes" {
 		return nil

@@ -292,6 +292,7 @@ branch and what is below the path of SPEC.`,
 						return err
 					}
 				}
+				a.follows = true
 				n := 0
 				for e, err := range s.Watch(cmd.Context(), spec, after) {
 					if err != nil {

@@ -78,6 +78,9 @@ func (l *lister) list(s *alkfs.Store, spec alkfs.Spec) error {
 }
 
 func (l *lister) dir(v *alkfs.View, dir string) error {
+	if err := l.ctx.Err(); err != nil {
+		return err
+	}
 	entries, err := v.ReadDir(dir)
 	if err != nil {
 		return err

@@ -22,6 +22,7 @@ func run(args []string) int {
 
 // run is run on this app.
 func (a *app) run(ctx context.Context, args []string) int {
+	a.ctx = ctx
 	root := a.rootCommand()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -31,7 +32,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if err == nil {
 		return statusOK
 	}
-	if err != nil && !a.started {
+	if !a.started {
 		err = usageError{err}
 		if c, _, e := root.Find(args); e == nil {
 			a.command = c.CommandPath()

@@ -63,6 +63,9 @@ type treePrinter struct {
 }
 
 func (t *treePrinter) dir(dir, indent string, level int) error {
+	if err := t.ctx.Err(); err != nil {
+		return err
+	}
 	entries, err := t.v.ReadDir(dir)
 	if err != nil {
 		return err

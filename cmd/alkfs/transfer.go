@@ -100,7 +100,7 @@ func (a *app) putOne(ctx context.Context, v *alkfs.View, host, to string, o alkf
 	if to == "." || strings.HasSuffix(to, "/-") || to == "-" {
 		return alkfs.Progress{}, usagef("standard input needs a name in the store: alkfs put - :NAME")
 	}
-	n, err := v.WriteFrom(ctx, to, a.in, 0o644)
+	n, err := v.WriteFrom(ctx, to, a.input(), 0o644)
 	return alkfs.Progress{Files: 1, Bytes: n}, err
 }
 
