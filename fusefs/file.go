@@ -88,6 +88,9 @@ func (fs *fileSystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (u
 	if err := fs.killPriv(h.node, in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0); err != nil {
 		return 0, status(err)
 	}
+	if in.WriteFlags&fuse.WRITE_CACHE == 0 { // else the kernel writes back a mapping
+		h.writers.note(in.Pid)
+	}
 	n, err := h.file.WriteAt(data, int64(in.Offset))
 	if n > 0 {
 		return uint32(n), fuse.OK
@@ -101,6 +104,9 @@ func (fs *fileSystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	h, err := fs.file(in.Fh)
 	if err != nil {
 		return fuse.OK // a directory
+	}
+	if h.writers.inherited(in.Pid) {
+		return fuse.OK
 	}
 	version := h.node.version()
 	if err := h.file.Flush(fs.ctx); err != nil {
@@ -193,6 +199,7 @@ func (fs *fileSystem) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn)
 	if err := fs.killPriv(dst.node, true); err != nil {
 		return 0, status(err)
 	}
+	dst.writers.note(in.Pid)
 	n, err := writesession.CopyRange(dst.file, int64(in.OffOut), src.file, int64(in.OffIn), int64(min(in.Len, 1<<31)))
 	if n > 0 {
 		return uint32(n), fuse.OK

@@ -238,6 +238,7 @@ type handle struct {
 	node        *node
 	file        *writesession.File // of a regular file
 	writable    bool
+	writers     writers
 	passthrough bool
 	dir         *dirStream
 }

@@ -33,8 +33,6 @@ func holds(t testing.TB, path string, c byte, n int, more ...any) {
 
 // write-and-wait is a program in the middle of a write: it overwrites the start
 // of a file with so many times a letter and keeps it open until it is killed.
-// The test itself must not hold a file open while it starts other programs, for
-// a child closes what it inherits, and a close publishes.
 func init() {
 	workers["write-and-wait"] = func(args []string) error {
 		n, err := strconv.Atoi(args[1])
@@ -86,6 +84,10 @@ func TestOthersSeeTheOldVersionUntilClose(t *testing.T) {
 			holds(t, b.path("doc"), 'o', size)
 			if got, err := fs.ReadFile(v, "doc"); err != nil || !bytes.Equal(got, filled('o', size)) {
 				t.Fatalf("the Go API sees what is not closed yet, or nothing: %v", err)
+			}
+			// The command's process inherits the descriptor and closes it.
+			if out := s.alkfs(t, "cat", "default/main:doc"); out != string(filled('o', size)) {
+				t.Fatal("alkfs cat sees what is not closed yet")
 			}
 		}
 		must(t, f.Close())
