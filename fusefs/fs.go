@@ -47,6 +47,7 @@ type fileSystem struct {
 		open map[int64]*volume // by branch
 	}
 
+	lost          atomic.Bool // writes that were acknowledged are gone
 	passthrough   atomic.Bool // the kernel takes backing files
 	passthroughs  atomic.Int64
 	invalidations atomic.Int64

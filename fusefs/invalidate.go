@@ -25,7 +25,7 @@ func (fs *fileSystem) follow(ctx context.Context, after int64) {
 		gen := fs.db.Generation()
 		events, last, err := fs.news(after)
 		switch {
-		case errors.Is(err, notify.ErrFellBehind) || last < after: // or events were lost
+		case errors.Is(err, notify.ErrFellBehind) || fs.lost.Swap(false):
 			fs.dropAll()
 		case err != nil:
 			fs.log.Error("changes made elsewhere cannot be followed", keyError, err)

@@ -71,9 +71,11 @@ type Server struct {
 	device uint32             // minor number, by which the kernel names the connection
 	cancel context.CancelFunc // ends follow
 	bg     sync.WaitGroup
-	gone   chan struct{} // closed when the kernel is done with the mount
-	once   sync.Once
-	done   chan struct{} // closed when everything is published as well
+	// forgetLost ends being told of lost writes; nil in a view of the past.
+	forgetLost func()
+	gone       chan struct{} // closed when the kernel is done with the mount
+	once       sync.Once
+	done       chan struct{} // closed when everything is published as well
 }
 
 // Mount mounts at dir and serves until the mount is undone: by Unmount, by
@@ -141,6 +143,7 @@ func (s *Server) start(bg context.Context) error {
 	canPass := os.Geteuid() == 0 && s.fuse.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH != 0
 	s.fs.passthrough.Store(canPass && (o.ReadOnly || o.Passthrough))
 	if o.At == 0 {
+		s.forgetLost = s.fs.db.OnLost(func(error) { s.fs.lost.Store(true) })
 		s.bg.Go(func() { s.fs.follow(bg, last) })
 	}
 	return nil
@@ -159,6 +162,9 @@ func (s *Server) finish() {
 	s.once.Do(func() {
 		s.cancel()
 		s.bg.Wait()
+		if s.forgetLost != nil {
+			s.forgetLost()
+		}
 		s.fs.recordPending()
 		for _, h := range s.fs.handles.takeAll() {
 			if h.file != nil {

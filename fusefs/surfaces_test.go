@@ -247,3 +247,37 @@ func TestLiveBranchShowsItsParentsChanges(t *testing.T) {
 	write(t, filepath.Join(dir, "main/f"), "two")
 	eventually(t, "content of the parent", func() bool { return read(t, live) == "two" })
 }
+
+// TestLostWritesAreForgotten: after the loss of acknowledged writes the mount
+// shows what is in the database, whatever it and the kernel had kept.
+func TestLostWritesAreForgotten(t *testing.T) {
+	c := testStore(t, t.TempDir())
+	dir, s := testMount(t, c, mainBranch)
+	path := filepath.Join(dir, "f")
+	write(t, path, "x")
+	m := mode(t, path) // the kernel keeps it
+	var in pathtree.Inode
+	err := c.DB.Write(func(tx *schema.Tx) (err error) {
+		view := s.fs.nodes.get(1).vol.view // its events are this mount's own: it does not look at them
+		if in, err = view.LookupInode(tx, view.Root(), "f"); err != nil {
+			return err
+		}
+		changed := m ^ 0o111
+		_, err = view.SetAttr(tx, in.Ino, pathtree.SetAttr{Mode: &changed})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := mode(t, path); got != m {
+		t.Fatalf("mode %o: the test needs what it changed to be kept", got)
+	}
+	s.fs.lost.Store(true)
+	if err := c.DB.Write(func(tx *schema.Tx) error { tx.NextStamp(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.DB.Commit(); err != nil { // wakes, as a loss does
+		t.Fatal(err)
+	}
+	eventually(t, "what the database holds", func() bool { return mode(t, path) == m^0o111 })
+}

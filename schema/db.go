@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,12 +62,12 @@ type DB struct {
 		timer  *time.Timer
 		direct bool // this batch commits at every Write
 		closed bool
+		onLost []*func(error)
 	}
 	wal     *os.File // the WAL, for fdatasync; it carries no locks
 	syncing syncRounds
 	readers chan *Tx
 
-	onLost  func(error)
 	lostErr atomic.Pointer[error]
 	stats   counters
 
@@ -211,10 +212,19 @@ func (db *DB) Dir() string { return db.dir }
 // ReadOnly reports whether the database refuses writes.
 func (db *DB) ReadOnly() bool { return db.opts.ReadOnly }
 
-// OnLost sets the function called when acknowledged but uncommitted writes
-// were lost to a failing disk. Caches of what the store holds must be dropped.
-// It runs with the database locked and must not call it.
-func (db *DB) OnLost(f func(error)) { db.onLost = f }
+// OnLost has f called when acknowledged but uncommitted writes were lost to a
+// failing disk, until remove is called: caches of what the store holds must be
+// dropped. It runs with the database locked and must not call it.
+func (db *DB) OnLost(f func(error)) (remove func()) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.mu.onLost = append(db.mu.onLost, &f)
+	return func() {
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		db.mu.onLost = slices.DeleteFunc(db.mu.onLost, func(g *func(error)) bool { return g == &f })
+	}
+}
 
 // Close commits what waits and closes the database.
 func (db *DB) Close() error {

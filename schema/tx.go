@@ -197,9 +197,10 @@ func (db *DB) lose(cause error) {
 	err := fmt.Errorf("recent changes were lost: %w", describe(cause))
 	db.lostErr.Store(&err)
 	db.log.Error("commit failed", "error", err)
-	if db.onLost != nil {
-		db.onLost(err)
+	for _, f := range db.mu.onLost {
+		(*f)(err)
 	}
+	db.wake.bump() // for those who wait for changes: this is one
 }
 
 // lockForWrite returns with mu held and a write transaction open. wmu must be
