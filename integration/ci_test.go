@@ -8,4 +8,5 @@ const (
 	killRounds   = 20
 	bigFile      = 256 << 20
 	manyBranches = 1_000
+	sshFile      = 64 << 20 // bytes, moved by each SSH client
 )

@@ -7,4 +7,5 @@ const (
 	killRounds   = 200
 	bigFile      = 4 << 30
 	manyBranches = 10_000
+	sshFile      = 1 << 30 // bytes, moved by each SSH client
 )

@@ -53,6 +53,15 @@ func gorootPart(t testing.TB, elem ...string) string {
 	return filepath.Join(append([]string{root}, elem...)...)
 }
 
+// sshTree returns the tree that SSH clients move: all of the sources at night.
+func sshTree(t testing.TB) string {
+	t.Helper()
+	if nightly {
+		return gorootPart(t, "src")
+	}
+	return gorootPart(t, "src", "net", "http")
+}
+
 // tree is what a walk found: for each path its kind, permissions, owner, size,
 // modification time and target.
 type tree map[string]string

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pkg/sftp"
 
+	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 	"github.com/alkdev/alkfs/writesession"
 )
@@ -449,5 +450,47 @@ func TestDroppedConnectionPublishesNothing(t *testing.T) {
 		if got := get(t, c, path.Join("/ws/main", fmt.Sprint("f", size))); got != "old" {
 			t.Errorf("%d bytes: %.20q was published", size, got)
 		}
+	}
+}
+
+func TestSecondWriterFollowsThePolicy(t *testing.T) {
+	w := newWorld(t, Options{})
+	key := w.user("ann", "ws")
+	a, b := w.client("ann", key), w.client("ann", key)
+	put(t, a, "/ws/main/f", "old")
+	open := func(c *sftp.Client) *sftp.File {
+		t.Helper()
+		f, err := c.OpenFile("/ws/main/f", os.O_WRONLY)
+		must(t, err)
+		return f
+	}
+	// By default both write, unmixed, and the last close wins.
+	f, g := open(a), open(b)
+	_, err := f.Write([]byte("AAA"))
+	must(t, err)
+	_, err = g.Write([]byte("BB"))
+	must(t, err)
+	must(t, g.Close())
+	must(t, f.Close())
+	if got := get(t, b, "/ws/main/f"); got != "AAA" {
+		t.Errorf("got %q", got)
+	}
+	w.write(func(tx *schema.Tx) error {
+		bucket, err := w.c.Tree.Bucket(tx, "ws")
+		if err != nil {
+			return err
+		}
+		return w.c.Tree.SetPolicy(tx, bucket.ID, pathtree.Policy{ExclusiveWrites: true})
+	})
+	a, b = w.client("ann", key), w.client("ann", key)
+	f, g = open(a), open(b)
+	_, err = f.Write([]byte("first"))
+	must(t, err)
+	_, err = g.Write([]byte("second"))
+	denied(t, "the second writer", err, statusFailure)
+	must(t, f.Close())
+	g.Close()
+	if got := get(t, b, "/ws/main/f"); got != "first" {
+		t.Errorf("got %q", got)
 	}
 }
