@@ -1,11 +1,8 @@
 package alkfs
 
 import (
-	"io/fs"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Progress tells how far a Put or Get has come.
@@ -67,23 +64,4 @@ func (m *meter) finish() Progress {
 		m.report(m.mu.Progress)
 	}
 	return m.mu.Progress
-}
-
-// fileKind returns the S_IFMT bits for a mode of package fs.
-func fileKind(mode fs.FileMode) uint32 {
-	switch mode.Type() {
-	case fs.ModeDir:
-		return unix.S_IFDIR
-	case fs.ModeSymlink:
-		return unix.S_IFLNK
-	case fs.ModeNamedPipe:
-		return unix.S_IFIFO
-	case fs.ModeSocket:
-		return unix.S_IFSOCK
-	case fs.ModeDevice:
-		return unix.S_IFBLK
-	case fs.ModeDevice | fs.ModeCharDevice:
-		return unix.S_IFCHR
-	}
-	return unix.S_IFREG
 }

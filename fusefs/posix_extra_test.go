@@ -171,8 +171,12 @@ func TestTimes(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
-	if err := unix.Setxattr(path, "user.x", nil, 0); err == nil { // has the kernel read the attributes again
-		err = unix.Removexattr(path, "user.x")
+	// Has the kernel read the attributes again.
+	if err := unix.Setxattr(path, "user.x", nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Removexattr(path, "user.x"); err != nil {
+		t.Fatal(err)
 	}
 	if err := unix.Stat(path, &after); err != nil {
 		t.Fatal(err)
