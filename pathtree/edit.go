@@ -23,8 +23,10 @@ type edit struct {
 	byDir  map[Ino]map[string]Ino
 	states map[Ino]*inodeState
 	attrs  map[Ino]map[string]*string // xattrs; nil: removed
-	// Edges to write a version of even where it says what was there before.
-	affirmed map[edge]bool
+	// Edges and inodes to write a version of even where it says what was there
+	// before.
+	affirmed       map[edge]bool
+	affirmedInodes []Ino
 }
 
 // inodeState is an inode as it is to be; Nlink and Ctime are worked out.
@@ -292,6 +294,9 @@ func (a *applier) link(s side, e edge, i Ino, n int, kind *uint32) error {
 // entries change.
 func (a *applier) writeInodes() error {
 	touched := map[Ino]int{}
+	for _, i := range a.affirmedInodes {
+		touched[i] = 0
+	}
 	for i, s := range a.states {
 		touched[i] = s.groups
 	}

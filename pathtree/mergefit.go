@@ -414,12 +414,16 @@ func (p *plan) checkCycles(d *edit) (again bool, err error) {
 	return false, nil
 }
 
-// affirm makes the edit say again what was left as it is against their change.
-// The next merge back looks only at what has a version on this side.
+// affirm makes the edit say again what was decided against their change. Else
+// a branch that knows our versions, but decided otherwise, would not see it: a
+// merge looks only at what has a version that is news.
 func (p *plan) affirm(d *edit) error {
 	for _, x := range p.all {
-		if !x.left {
+		if !x.left && !x.anyTold() {
 			continue
+		}
+		if x.o != 0 {
+			d.affirmedInodes = append(d.affirmedInodes, x.o)
 		}
 		for _, s := range []struct {
 			side *viewSide
