@@ -64,14 +64,14 @@ func (t *Tree) merge(tx *schema.Tx, src, dst *View, o MergeOptions) (r MergeResu
 	if dst.at != 0 {
 		return r, syscall.EROFS
 	}
-	base, c, err := mergeBase(tx, src, dst)
+	bases, c, err := mergeBase(tx, src, dst)
 	if err != nil {
 		return r, err
 	}
 	if len(c.edges)+len(c.inodes) == 0 {
 		return r, nil
 	}
-	p := t.newPlan(tx, base, dst, src, o)
+	p := t.newPlan(tx, bases, dst, src, o)
 	if err := p.touched(c); err != nil {
 		return r, err
 	}

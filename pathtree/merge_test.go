@@ -276,13 +276,13 @@ func TestMergeCostsNoMoreWithHistory(t *testing.T) {
 		w.script(dev, c, fmt.Sprintf("f d%d 1", k))
 		for _, p := range [][2]*View{{dev, w.main}, {w.main, dev}} {
 			w.write(func(tx *schema.Tx) error {
-				base, cand, err := mergeBase(tx, p[0], p[1])
+				bases, cand, err := mergeBase(tx, p[0], p[1])
 				if err != nil {
 					return err
 				}
 				// Its own file and, on the way back, the other's, which is the same.
 				if n := len(cand.edges); n > 2 {
-					t.Errorf("round %d: %d candidates since %+v", k, n, base.moment())
+					t.Errorf("round %d: %d candidates since %+v", k, n, bases[0].moment())
 				}
 				_, err = w.tree.Merge(tx, p[0], p[1], MergeOptions{})
 				return err

@@ -10,9 +10,9 @@ import (
 	"github.com/alkdev/alkfs/schema"
 )
 
-func (t *Tree) newPlan(tx *schema.Tx, base, ours, theirs *View, o MergeOptions) *plan {
+func (t *Tree) newPlan(tx *schema.Tx, bases []*View, ours, theirs *View, o MergeOptions) *plan {
 	p := &plan{
-		nodes: newNodes(tx, base, ours, theirs), opts: o, branch: theirs.branch.Name,
+		nodes: newNodes(tx, bases, ours, theirs), opts: o, branch: theirs.branch.Name,
 		evicted: map[edge]bool{}, given: map[edge]bool{},
 	}
 	made := Ino(0)

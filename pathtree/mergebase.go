@@ -3,7 +3,6 @@ package pathtree
 import (
 	"cmp"
 	"container/heap"
-	"slices"
 
 	"github.com/alkdev/alkfs/schema"
 )
@@ -17,37 +16,38 @@ type moment struct {
 }
 
 // mergeBase returns the state that src and dst last had in common, and what src
-// changed since: the things of which src's history has versions that the base's
-// does not have. (Versions of src itself are not enough: it may contain the
+// changed since: the things of which src's history has versions that no base's
+// does have. (Versions of src itself are not enough: it may contain the
 // deletion, by another branch, of what it never had.)
 //
-// The base is the newest moment that both contain. After merges that cross each
-// other there can be two that do not contain each other; the newer one is taken
-// then, and what came by way of the other is mostly found equal on both sides.
-func mergeBase(tx *schema.Tx, src, dst *View) (*View, *candidates, error) {
-	h := history{tx: tx, top: [2]map[int64]schema.Stamp{{}, {}}, lines: map[int64]bool{}}
+// A base is a moment that both contain and that no other such moment contains.
+// After merges that cross each other there can be several, newest first; the
+// newest version that any of them has of a thing is then what was in common.
+func mergeBase(tx *schema.Tx, src, dst *View) ([]*View, *candidates, error) {
+	h := history{tx: tx, top: [3]map[int64]schema.Stamp{{}, {}, {}}, lines: [3]map[int64]bool{{}, {}, {}}}
 	h.push(mark{moment: src.moment(), side: ofSrc})
 	h.push(mark{moment: dst.moment(), side: ofDst})
 	if err := h.walk(); err != nil {
 		return nil, nil, err
 	}
-	base := &View{tree: src.tree, bucket: src.bucket}
-	if h.found { // else two beginnings: of an empty tree
-		var err error
-		if base.chain, err = loadChain(tx, h.base.branch, h.base.stamp); err != nil {
+	bases := []*View{{tree: src.tree, bucket: src.bucket}} // two beginnings: of an empty tree
+	for k, m := range h.bases {
+		ch, err := loadChain(tx, m.branch, m.stamp)
+		if err != nil {
 			return nil, nil, err
 		}
-		base.at, base.live = h.base.stamp, base.chain.hasLive()
+		v := &View{tree: src.tree, bucket: src.bucket, at: m.stamp, chain: ch, live: ch.hasLive()}
+		bases = append(bases[:k:k], v)
 	}
 	c := newCandidates()
 	for branch, hi := range h.top[ofSrc] {
-		if lo := h.top[ofDst][branch]; lo < hi {
+		if lo := h.top[ofBase][branch]; lo < hi {
 			if err := c.add(tx, branch, lo, hi); err != nil {
 				return nil, nil, err
 			}
 		}
 	}
-	return base, c, nil
+	return bases, c, nil
 }
 
 // moment returns the newest moment that v sees.
@@ -58,25 +58,24 @@ func (v *View) moment() moment {
 	return moment{v.branch.ID, v.at}
 }
 
-const ofSrc, ofDst = 0, 1
+const ofSrc, ofDst, ofBase = 0, 1, 2
 
-// mark is a moment to look at, on the way back from one of two sides.
+// mark is a moment to look at, on the way back from src, dst or a base.
 type mark struct {
 	moment
 	side  int
 	again bool // the branch was reached at a later stamp; this is its history
 }
 
-// history walks back from two moments, newest first, as git does to find a
-// merge base. What it looks at is about what happened since the base.
+// history walks back from two moments, newest first, as git does to find merge
+// bases. What it looks at is about what happened since those.
 type history struct {
 	tx    *schema.Tx
 	marks marks
-	open  int                       // marks of src that wait and that dst is not known to contain
-	lines map[int64]bool            // branches that have an open mark of src with again
-	top   [2]map[int64]schema.Stamp // by side: until when it contains a branch
-	base  moment
-	found bool
+	open  int                       // marks of src that wait
+	lines [3]map[int64]bool         // by side: branches that have a waiting mark with again
+	top   [3]map[int64]schema.Stamp // by side: until when it contains a branch
+	bases []moment
 }
 
 func (h *history) push(m mark) {
@@ -85,22 +84,22 @@ func (h *history) push(m mark) {
 	}
 	if m.side == ofSrc {
 		h.open++
-		if m.again {
-			h.lines[m.branch] = true
-		}
+	}
+	if m.again {
+		h.lines[m.side][m.branch] = true
 	}
 	heap.Push(&h.marks, m)
 }
 
-// walk goes on while something of src is not known to be of dst too.
+// walk goes on while something of src is not known to be of a base.
 func (h *history) walk() error {
 	for h.open > 0 {
 		m := heap.Pop(&h.marks).(mark)
-		if m.side == ofSrc && m.again {
-			if !h.lines[m.branch] {
-				continue // closed when dst came by
+		if m.again {
+			if !h.lines[m.side][m.branch] {
+				continue // closed when a base came by
 			}
-			delete(h.lines, m.branch)
+			delete(h.lines[m.side], m.branch)
 		}
 		if m.side == ofSrc {
 			h.open--
@@ -116,34 +115,41 @@ func (h *history) walk() error {
 }
 
 // arrive notes that a side contains m, and reports whether to go on from there:
-// not where it has been, nor, for src, where dst has been at a later stamp or
-// the same.
+// not where the side has been, nor at what a base contains. What src and dst
+// contain and no base does is a base.
 func (h *history) arrive(m mark) bool {
 	if _, known := h.top[m.side][m.branch]; known {
 		return false
 	}
 	h.top[m.side][m.branch] = m.stamp
-	_, common := h.top[1-m.side][m.branch]
-	if common && h.lines[m.branch] {
-		delete(h.lines, m.branch)
-		h.open--
+	if m.side == ofBase {
+		h.close(m.branch)
+		return true
 	}
-	if common && !h.found {
-		h.restart(m.moment)
+	if _, known := h.top[ofBase][m.branch]; known {
 		return false
 	}
-	return !common || m.side == ofDst
+	_, common := h.top[1-m.side][m.branch]
+	if common { // the other side was here at a later stamp, or the same
+		h.bases = append(h.bases, m.moment)
+		h.top[ofBase][m.branch] = m.stamp
+		h.push(mark{moment: m.moment, side: ofBase, again: true})
+		h.close(m.branch)
+	}
+	return !common
 }
 
-// restart takes base as the base and from now on, instead of dst, follows that:
-// what src has since is to be seen even if dst has it by another way, since
-// somebody may have decided against it there.
-func (h *history) restart(base moment) {
-	h.base, h.found = base, true
-	h.marks = slices.DeleteFunc(h.marks, func(m mark) bool { return m.side == ofDst })
-	heap.Init(&h.marks)
-	h.top[ofDst] = map[int64]schema.Stamp{base.branch: base.stamp}
-	h.push(mark{moment: base, side: ofDst, again: true})
+// close ends what src and dst still have to look at of a branch, which is older
+// than what a base contains.
+func (h *history) close(branch int64) {
+	for _, side := range [...]int{ofSrc, ofDst} {
+		if h.lines[side][branch] {
+			delete(h.lines[side], branch)
+			if side == ofSrc {
+				h.open--
+			}
+		}
+	}
 }
 
 // back adds what comes before m: the last merge into its branch and the time
@@ -168,7 +174,7 @@ func (h *history) back(m mark) error {
 		return err
 	}
 	if s.ColumnInt64(0) == 0 {
-		if m.stamp > 1 { // the beginning; dst may yet come by
+		if m.stamp > 1 { // the beginning; others may yet come by
 			h.push(mark{moment: moment{m.branch, 1}, side: m.side, again: true})
 		}
 		return nil
@@ -181,8 +187,8 @@ func (h *history) back(m mark) error {
 	return nil
 }
 
-// marks is a heap: newest first; of one stamp dst's before src's, so that what
-// both contain is noticed, and the child, which contains its parent, before it.
+// marks is a heap: newest first; of one stamp a base's before dst's before
+// src's, and the child, which contains its parent, before it.
 type marks []mark
 
 func (m marks) Len() int      { return len(m) }

@@ -63,11 +63,12 @@ type nodes struct {
 	all     []*node       // in the order in which they were asked for
 }
 
-func newNodes(tx *schema.Tx, base, ours, theirs *View) *nodes {
+func newNodes(tx *schema.Tx, bases []*View, ours, theirs *View) *nodes {
 	n := &nodes{
-		tx: tx, b: newViewSide(base), o: newViewSide(ours), t: newViewSide(theirs),
+		tx: tx, b: newViewSide(bases[0]), o: newViewSide(ours), t: newViewSide(theirs),
 		succO: map[Ino]Ino{}, succT: map[Ino]Ino{}, byB: map[Ino]*node{}, byT: map[Ino]*node{}, byO: map[Ino]*node{},
 	}
+	n.b.more = bases[1:]
 	n.taken = map[side]map[Ino]Ino{n.o: {}, n.t: {}}
 	n.origins = map[side]map[Ino]Ino{n.o: {}, n.t: {}}
 	return n

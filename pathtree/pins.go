@@ -39,6 +39,19 @@ func loadPins(tx *schema.Tx, before schema.Stamp) (*pins, error) {
 	for _, m := range snapshots {
 		needed[m.from.branch] = true
 	}
+	merges, err := loadMoments(tx, "SELECT src, src_stamp, dst, dst_stamp FROM merge ORDER BY dst_stamp DESC")
+	if err != nil {
+		return nil, err
+	}
+	// What went to one other branch only is never a base once its own branch
+	// is deleted: whoever has it has it by way of that one.
+	into := map[int64]int64{}
+	for _, m := range merges {
+		if dst, ok := into[m.from.branch]; ok && dst != m.in.branch {
+			needed[m.from.branch] = true
+		}
+		into[m.from.branch] = m.in.branch
+	}
 	for _, b := range slices.Backward(order) { // a child's id is greater
 		if b.gone = b.deleted != 0 && b.deleted <= before && !needed[b.id]; b.gone {
 			p.gone = append(p.gone, b.id)
@@ -53,10 +66,6 @@ func loadPins(tx *schema.Tx, before schema.Stamp) (*pins, error) {
 	}
 	for _, m := range snapshots {
 		p.pin(m.from)
-	}
-	merges, err := loadMoments(tx, "SELECT src, src_stamp, dst, dst_stamp FROM merge ORDER BY dst_stamp DESC")
-	if err != nil {
-		return nil, err
 	}
 	p.pinMerges(merges)
 	for _, b := range p.of {

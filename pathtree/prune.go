@@ -266,13 +266,15 @@ func bindName(s *sqlite.Stmt, param int, name string) {
 	s.BindBytes(param, []byte(name))
 }
 
-// branches removes the rows of branches of which nothing is left.
+// branches removes the rows of branches of which nothing is left. One that was
+// merged into another stays as a row: the way from one merge to the next may
+// lead over it.
 func (s *sweep) branches(p *pruner, _ int) error {
 	p.at = nil
 	for _, id := range s.pins.gone {
 		q := s.tx.Stmt(`SELECT EXISTS (SELECT 1 FROM dentry WHERE branch = ?1) OR EXISTS (SELECT 1 FROM inode WHERE branch = ?1)
 			OR EXISTS (SELECT 1 FROM xattr WHERE branch = ?1) OR EXISTS (SELECT 1 FROM branch WHERE parent = ?1)
-			OR EXISTS (SELECT 1 FROM write_session WHERE branch = ?1)`)
+			OR EXISTS (SELECT 1 FROM merge WHERE src = ?1) OR EXISTS (SELECT 1 FROM write_session WHERE branch = ?1)`)
 		q.BindInt64(1, id)
 		if _, err := q.Step(); err != nil {
 			return err
@@ -280,7 +282,7 @@ func (s *sweep) branches(p *pruner, _ int) error {
 		if q.ColumnInt64(0) != 0 {
 			continue
 		}
-		for _, query := range []string{"DELETE FROM merge WHERE src = ?1 OR dst = ?1", "DELETE FROM branch WHERE id = ?1"} {
+		for _, query := range []string{"DELETE FROM merge WHERE dst = ?1", "DELETE FROM branch WHERE id = ?1"} {
 			q := s.tx.Stmt(query)
 			q.BindInt64(1, id)
 			if err := run(q); err != nil {

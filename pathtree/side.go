@@ -2,6 +2,7 @@ package pathtree
 
 import (
 	"errors"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,7 @@ var errNoPath = errors.New("not below the root")
 // viewSide is a view with a memory, valid while the view does not change.
 type viewSide struct {
 	v      *View
+	more   []*View // further merge bases: of each thing the newest version counts
 	inodes map[Ino]*Inode
 	names  map[Ino][]edge
 	paths  map[Ino]string // of directories; absent: not known
@@ -27,8 +29,17 @@ func newViewSide(v *View) *viewSide {
 func (s *viewSide) root() Ino { return s.v.Root() }
 
 func (s *viewSide) lookup(tx *schema.Tx, e edge) (Ino, error) {
-	d, ok, err := findDentry(tx, s.v.chain, e.parent, e.name)
-	if err != nil || !ok || d.ino == 0 {
+	d, _, err := findDentry(tx, s.v.chain, e.parent, e.name)
+	for _, v := range s.more {
+		if err != nil {
+			return 0, err
+		}
+		var x dentryRow
+		if x, _, err = findDentry(tx, v.chain, e.parent, e.name); x.stamp > d.stamp {
+			d = x
+		}
+	}
+	if err != nil || d.ino == 0 {
 		return 0, err
 	}
 	in, err := s.inode(tx, d.ino)
@@ -51,12 +62,14 @@ func (s *viewSide) inode(tx *schema.Tx, i Ino) (*Inode, error) {
 		return in, nil
 	}
 	var p *Inode
-	r, ok, err := findInode(tx, s.v.chain, s.v.live, i)
-	if err != nil {
-		return nil, err
-	}
-	if ok {
-		p = &r.Inode
+	for _, v := range append([]*View{s.v}, s.more...) {
+		r, ok, err := findInode(tx, v.chain, v.live, i)
+		if err != nil {
+			return nil, err
+		}
+		if ok && (p == nil || r.Stamp > p.Stamp) {
+			p = &r.Inode
+		}
 	}
 	s.inodes[i] = p
 	return p, nil
@@ -67,18 +80,53 @@ func (s *viewSide) edges(tx *schema.Tx, i Ino) ([]edge, error) {
 		return es, nil
 	}
 	var es []edge
-	err := s.v.places(tx, i, func(n name) bool {
-		es = append(es, edge(n))
-		return true
-	})
-	if err != nil {
-		return nil, err
+	for _, v := range append([]*View{s.v}, s.more...) {
+		err := v.places(tx, i, func(n name) bool {
+			es = append(es, edge(n))
+			return true
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if len(s.more) > 0 {
+		var err error
+		if es, err = s.confirm(tx, i, es); err != nil {
+			return nil, err
+		}
 	}
 	s.names[i] = es
 	return es, nil
 }
 
+// confirm keeps the edges that lead to i, each once.
+func (s *viewSide) confirm(tx *schema.Tx, i Ino, es []edge) (kept []edge, err error) {
+	for _, e := range slices.Compact(sortEdges(es)) {
+		is, err := s.lookup(tx, e)
+		if err != nil {
+			return nil, err
+		}
+		if is == i {
+			kept = append(kept, e)
+		}
+	}
+	return kept, nil
+}
+
+// xattrs of several bases are those of the one with the newest inode: setting
+// one writes a version of that.
 func (s *viewSide) xattrs(tx *schema.Tx, i Ino) (map[string]string, error) {
+	for _, v := range s.more {
+		in, err := s.inode(tx, i)
+		if err != nil {
+			return nil, err
+		}
+		if r, ok, err := findInode(tx, v.chain, v.live, i); err != nil {
+			return nil, err
+		} else if ok && in.Stamp == r.Stamp && in.Branch == r.Branch {
+			return newViewSide(v).xattrs(tx, i)
+		}
+	}
 	names, err := s.v.Listxattr(tx, i)
 	if err != nil || len(names) == 0 {
 		return nil, absent(err)
