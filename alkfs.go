@@ -81,6 +81,9 @@ func (s *Store) open(ctx context.Context, o Options) error {
 			return fmt.Errorf("open store: %w", err)
 		}
 	}
+	if _, err := os.Stat(filepath.Join(s.dir, backupMarker)); err == nil && !o.ReadOnly {
+		return fmt.Errorf("store %s: %w", s.dir, ErrBackup)
+	}
 	var key []byte
 	if !o.ReadOnly {
 		if err := os.MkdirAll(s.dir, 0o700); err != nil {

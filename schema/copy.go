@@ -1,0 +1,87 @@
+package schema
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+)
+
+// forgetProcesses drops from a copy what belongs to the processes that had the
+// original open.
+const forgetProcesses = `
+	PRAGMA journal_mode = DELETE;
+	DELETE FROM write_chunk;
+	DELETE FROM write_session;
+	DELETE FROM lease;
+	UPDATE lock SET holder = '', boot = '', expires = 0;
+	UPDATE job SET state = 1, claimant = '', boot = '', until = 0 WHERE state = 2;
+	UPDATE blob SET synced = 1 WHERE synced = 0;`
+
+// CopyTo writes what is committed, at one moment and without what is open in
+// any process, to the file path, which must not exist, and checks the copy. The
+// copy says that all content is on the disk: the caller sees to that. Nobody
+// waits for it, but the WAL cannot be reset while it runs.
+func (db *DB) CopyTo(ctx context.Context, path string) error {
+	if err := db.Commit(); err != nil {
+		return err
+	}
+	conn, err := openConn(db.dir+"/"+fileName, true)
+	if err != nil {
+		return describe(err)
+	}
+	defer conn.Close()
+	conn.SetInterrupt(ctx.Done())
+	err = sqlitex.ExecuteTransient(conn, "VACUUM INTO ?", &sqlitex.ExecOptions{Args: []any{path}})
+	if err == nil {
+		err = finishCopy(ctx, path)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("copy database to %s: %w", path, describe(err))
+	}
+	return nil
+}
+
+func finishCopy(ctx context.Context, path string) error {
+	conn, err := sqlite.OpenConn(path, sqlite.OpenReadWrite)
+	if err != nil {
+		return err
+	}
+	conn.SetInterrupt(ctx.Done())
+	err = sqlitex.ExecuteScript(conn, forgetProcesses, nil)
+	if err == nil {
+		err = quickCheck(conn)
+	}
+	if e := conn.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+// quickCheck returns ErrDamaged unless SQLite finds the database in order.
+func quickCheck(conn *sqlite.Conn) error {
+	return sqlitex.ExecuteTransient(conn, "PRAGMA quick_check(1)", &sqlitex.ExecOptions{ResultFunc: func(s *sqlite.Stmt) error {
+		if text := s.ColumnText(0); text != "ok" {
+			return fmt.Errorf("%w (%s)", ErrDamaged, text)
+		}
+		return nil
+	}})
+}
+
+// QuickCheck returns ErrDamaged unless SQLite finds the database in order.
+func (db *DB) QuickCheck() error {
+	return db.Snapshot(func(tx *Tx) error { return quickCheck(tx.conn) })
+}
