@@ -106,6 +106,9 @@ func (fs *fileSystem) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out 
 	if n.vol != dir.vol {
 		return fuse.EXDEV
 	}
+	if err := fs.recordAttrs(n); err != nil {
+		return status(err)
+	}
 	var linked pathtree.Inode
 	entered := false
 	err = fs.db.Write(func(tx *schema.Tx) error {

@@ -155,6 +155,7 @@ func (fs *fileSystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	if err := fs.recordAttrs(h.node); err != nil {
 		return status(err)
 	}
+	fs.recordPending() // what was acknowledged before is never lost alone
 	version := h.node.version()
 	if err := h.file.Sync(fs.ctx); err != nil {
 		return status(err)

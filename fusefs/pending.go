@@ -21,6 +21,9 @@ type pendingNodes struct {
 	sync.Mutex
 	list  []*node
 	timer *time.Timer
+	// recording is held while they are recorded, so that who asks for it waits
+	// for a timer that was faster. It comes before all other locks.
+	recording sync.Mutex
 }
 
 // postpone keeps set for the next publish of n and reports true, or reports
@@ -134,6 +137,8 @@ func (p *pendingNodes) take() []*node {
 
 // recordPending records the attributes that still wait.
 func (fs *fileSystem) recordPending() {
+	fs.pending.recording.Lock()
+	defer fs.pending.recording.Unlock()
 	for _, n := range fs.pending.take() {
 		if err := fs.recordAttrs(n); err != nil {
 			fs.log.Error("set attributes", keyInode, n.ino, keyError, err)

@@ -85,6 +85,7 @@ func (fs *fileSystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newN
 	if moved != nil {
 		observe(moved, &res.Moved)
 		fs.nodes.moved(moved, to.id, newName)
+		err = fs.recordAttrs(moved) // a file must not come under its final name without them
 	}
 	if replaced != nil {
 		observe(replaced, res.Replaced)
@@ -92,5 +93,5 @@ func (fs *fileSystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newN
 			fs.nodes.moved(replaced, from.id, oldName)
 		}
 	}
-	return fuse.OK
+	return status(err)
 }
