@@ -146,7 +146,7 @@ func TestBackupWhileEverythingRuns(t *testing.T) {
 		ended <- nil
 	}()
 	dir := filepath.Join(t.TempDir(), "backup")
-	for range 3 {
+	for range 2 {
 		r, err := s.Backup(t.Context(), dir, BackupOptions{})
 		if errors.Is(err, syscall.EAGAIN) {
 			continue // the collector was faster, and the backup before stands
@@ -178,7 +178,7 @@ func TestInterruptedBackupKeepsTheOneBefore(t *testing.T) {
 	for i := range 5 {
 		writeFile(t, v, fmt.Sprint("more", i), content64K(10+i))
 	}
-	for stop := range 5 {
+	for _, stop := range []int{0, 3} {
 		ctx, cancel := context.WithCancel(t.Context())
 		n := 0
 		_, err := s.Backup(ctx, dir, BackupOptions{Progress: func(int64, int64) {

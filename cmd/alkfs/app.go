@@ -102,7 +102,7 @@ alkfs help exit-status.`,
 	)
 	for group, commands := range map[string][]*cobra.Command{
 		"mount":    {a.mountCommand(), a.umountCommand(), a.serveCommand()},
-		"files":    {a.lsCommand(), a.treeCommand(), a.catCommand(), a.statCommand(), a.putCommand(), a.getCommand(), a.rmCommand(), a.mvCommand(), a.cpCommand(), a.mkdirCommand()},
+		"files":    {a.lsCommand(), a.treeCommand(), a.catCommand(), a.statCommand(), a.putCommand(), a.getCommand(), a.rmCommand(), a.mvCommand(), a.cpCommand(), a.mkdirCommand(), a.exportCommand(), a.importCommand()},
 		"branches": {a.bucketCommand(), a.branchCommand(), a.snapshotCommand(), a.logCommand(), a.diffCommand(), a.mergeCommand(), a.restoreCommand(), a.watchCommand()},
 		"store":    {a.initCommand(), a.userCommand(), a.sessionsCommand(), a.jobsCommand(), a.lockCommand(), a.queueCommand(), a.gcCommand(), a.fsckCommand(), a.backupCommand(), a.restoreStoreCommand(), a.dfCommand(), a.versionCommand()},
 	} {
