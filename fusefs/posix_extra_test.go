@@ -312,3 +312,50 @@ func TestAttributesOfAnOpenFileAreRecorded(t *testing.T) {
 		return unix.Stat(there, &st) == nil && st.Mode&0o777 == 0o600 && st.Size == 1 && st.Nlink == 2
 	})
 }
+
+// TestFileHandleOutlivesTheMount, as NFS servers need it.
+func TestFileHandleOutlivesTheMount(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to open file handles")
+	}
+	c := testStore(t, t.TempDir())
+	dir, s := testMount(t, c, mainBranch)
+	if err := os.Mkdir(filepath.Join(dir, "d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "d/f"), "x")
+	write(t, filepath.Join(dir, "d/g"), "y")
+	f, _, err := unix.NameToHandleAt(unix.AT_FDCWD, filepath.Join(dir, "d/f"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, _, err := unix.NameToHandleAt(unix.AT_FDCWD, filepath.Join(dir, "d/g"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "d/g")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	dir, _ = testMount(t, c, mainBranch)
+	root, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(root)
+	fd, err := unix.OpenByHandleAt(root, f, unix.O_RDONLY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, 9)
+	if n, err := unix.Read(fd, p); err != nil || string(p[:n]) != "x" {
+		t.Errorf("read %q, %v", p[:n], err)
+	}
+	unix.Close(fd)
+	if fd, err := unix.OpenByHandleAt(root, g, unix.O_RDONLY); err != unix.ESTALE {
+		unix.Close(fd)
+		t.Errorf("handle of a removed file: %v, want ESTALE", err)
+	}
+}
