@@ -482,7 +482,7 @@ func TestSecondWriterFollowsThePolicy(t *testing.T) {
 		}
 		return w.c.Tree.SetPolicy(tx, bucket.ID, pathtree.Policy{ExclusiveWrites: true})
 	})
-	a, b = w.client("ann", key), w.client("ann", key)
+	must(t, w.c.Sessions.Policies())
 	f, g = open(a), open(b)
 	_, err = f.Write([]byte("first"))
 	must(t, err)
