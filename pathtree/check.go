@@ -18,7 +18,7 @@ import (
 // versions: run it in a schema.DB.Snapshot.
 func (t *Tree) Check(tx *schema.Tx, report func(problem string)) error {
 	ck := checker{tree: t, tx: tx, tell: report}
-	for _, f := range []func() error{ck.branches, ck.strays, ck.heads, ck.blobs} {
+	for _, f := range []func() error{ck.branches, ck.strays, ck.heads, ck.blobs, ck.sizes} {
 		if err := f(); err != nil {
 			return fail("check", "", err)
 		}
@@ -284,5 +284,20 @@ func (ck *checker) blobs() error {
 		var h blobstore.Hash
 		s.ColumnBytes(0, h[:])
 		ck.report("content %v of inode %v (%d versions) is not in the blob store", h, Ino(s.ColumnInt64(1)), s.ColumnInt64(2))
+	}
+}
+
+// sizes compares the sizes that versions have with those of their content.
+func (ck *checker) sizes() error {
+	s := ck.tx.Stmt(`SELECT i.ino, i.size, coalesce(b.size, 0) FROM inode i LEFT JOIN blob b ON b.hash = i.hash
+		WHERE i.size <> coalesce(b.size, 0) AND (i.hash IS NULL OR b.hash IS NOT NULL) AND i.mode & ?1 = ?2`)
+	s.BindInt64(1, unix.S_IFMT)
+	s.BindInt64(2, unix.S_IFREG)
+	for {
+		ok, err := s.Step()
+		if err != nil || !ok {
+			return err
+		}
+		ck.report("a version of inode %v has size %d, its content %d", Ino(s.ColumnInt64(0)), s.ColumnInt64(1), s.ColumnInt64(2))
 	}
 }
