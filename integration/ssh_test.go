@@ -24,7 +24,7 @@ func TestSFTPBatchOfEveryCommand(t *testing.T) {
 	out := srv.batch(t, dir,
 		"version", "pwd", "lpwd", "ls -la /", "cd /default/main", "ls -lan",
 		"mkdir d", "cd d", "lcd "+dir,
-		"put "+big+" big", "put -p small s", "put small t", "put -R tree",
+		"put "+big+" big", "put -p small s", "put small t", "put -f small synced", "put -R tree",
 		"chmod 600 t", fmt.Sprintf("chgrp %d t", os.Getgid()), fmt.Sprintf("chown %d t", os.Getuid()),
 		"ln s hard", "ln -s s soft", "symlink s soft2", "rename t u", "copy s copied",
 		"ls -1 -t", "ls -l *", "ls -ln tree", "df", "df -hi",

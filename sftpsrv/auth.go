@@ -48,7 +48,7 @@ func (s *Server) handshake(nc net.Conn, tries *int) (*ssh.ServerConn, <-chan ssh
 		AuthLogCallback: func(conn ssh.ConnMetadata, method string, err error) {
 			if err != nil && method != "none" {
 				*tries++
-				s.log.Debug("authentication tried", "addr", addressOf(conn.RemoteAddr()), "user", conn.User(), "method", method, "error", err)
+				s.log.Debug("authentication tried", "addr", ipOf(conn.RemoteAddr()), "user", conn.User(), "method", method, "error", err)
 			}
 		},
 	}

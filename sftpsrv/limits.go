@@ -40,14 +40,17 @@ func newLimits(o Options) *limits {
 	return l
 }
 
-// addressOf returns what connections are counted by: an IPv4 address or the
-// /64 network of an IPv6 address.
-func addressOf(a net.Addr) netip.Addr {
+func ipOf(a net.Addr) netip.Addr {
 	t, ok := a.(*net.TCPAddr)
 	if !ok {
 		return netip.Addr{}
 	}
-	addr := t.AddrPort().Addr().Unmap().WithZone("")
+	return t.AddrPort().Addr().Unmap().WithZone("")
+}
+
+// countedAs returns what connections are counted by: an IPv4 address or the /64
+// network of an IPv6 address.
+func countedAs(addr netip.Addr) netip.Addr {
 	if addr.Is6() && !addr.IsLoopback() {
 		p, _ := addr.Prefix(64)
 		addr = p.Addr()
@@ -79,18 +82,28 @@ func (l *limits) enter(addr netip.Addr) (leave func(), err error) {
 	}, nil
 }
 
+// attempt is how a connection that had not logged in went on.
+type attempt int
+
+const (
+	succeeded attempt = iota
+	failed            // with keys or passwords that are not good
+	left              // without having tried any
+)
+
 // unknown counts a connection as not logged in until known is called.
-func (l *limits) unknown(addr netip.Addr) (known func(ok bool)) {
+func (l *limits) unknown(addr netip.Addr) (known func(attempt)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.unknown++
-	return func(ok bool) {
+	return func(how attempt) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.mu.unknown--
-		if ok {
+		switch how {
+		case succeeded:
 			delete(l.mu.penalties, addr)
-		} else {
+		case failed:
 			l.punish(addr)
 		}
 	}

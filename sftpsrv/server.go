@@ -160,8 +160,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 func (s *Server) handle(ctx context.Context, nc net.Conn) {
 	defer nc.Close()
 	s.stats.Accepted.Add(1)
-	addr := addressOf(nc.RemoteAddr())
-	leave, err := s.limits.enter(addr)
+	addr := ipOf(nc.RemoteAddr())
+	leave, err := s.limits.enter(countedAs(addr))
 	if err != nil {
 		s.stats.Refused.Add(1)
 		s.log.Info("connection refused", "addr", addr, "reason", err)
@@ -171,12 +171,19 @@ func (s *Server) handle(ctx context.Context, nc net.Conn) {
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	defer stop()
 
-	known := s.limits.unknown(addr)
+	known := s.limits.unknown(countedAs(addr))
 	nc.SetDeadline(time.Now().Add(s.o.HandshakeTimeout))
 	tries := 0
 	sc, channels, requests, err := s.handshake(nc, &tries)
-	known(err == nil)
-	if err != nil {
+	switch {
+	case err == nil:
+		known(succeeded)
+	case tries == 0: // a scan, a health check, somebody who thought better of it
+		known(left)
+		s.log.Info("left before logging in", "addr", addr, "error", err)
+		return
+	default:
+		known(failed)
 		s.stats.Failed.Add(1)
 		s.log.Warn("authentication failed", "addr", addr, "tries", tries, "error", err)
 		return

@@ -334,15 +334,15 @@ func eventually(t *testing.T, ok func() bool) {
 
 func TestPenaltiesGrowAndEnd(t *testing.T) {
 	l := newLimits(Options{PenaltyAfter: 3}.withDefaults())
-	addr := addressOf(&net.TCPAddr{IP: net.ParseIP("2001:db8::1")})
-	if other := addressOf(&net.TCPAddr{IP: net.ParseIP("2001:db8::2")}); other != addr {
+	addr := countedAs(ipOf(&net.TCPAddr{IP: net.ParseIP("2001:db8::1")}))
+	if other := countedAs(ipOf(&net.TCPAddr{IP: net.ParseIP("2001:db8::2")})); other != addr {
 		t.Error("addresses of one /64 count apart")
 	}
 	for i := range 3 {
 		if _, err := l.enter(addr); err != nil {
 			t.Fatalf("after %d failures: %v", i, err)
 		}
-		l.unknown(addr)(false)
+		l.unknown(addr)(failed)
 	}
 	if _, err := l.enter(addr); err == nil {
 		t.Error("three failures cost nothing")
@@ -352,7 +352,11 @@ func TestPenaltiesGrowAndEnd(t *testing.T) {
 	if !l.mu.penalties[addr].until.After(before) {
 		t.Error("a fourth costs no more")
 	}
-	l.unknown(addr)(true)
+	l.unknown(addr)(left)
+	if _, err := l.enter(addr); err == nil {
+		t.Error("looking in ends the penalty")
+	}
+	l.unknown(addr)(succeeded)
 	if _, err := l.enter(addr); err != nil {
 		t.Error("a login does not end the penalty:", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -391,7 +392,7 @@ func TestLinksAndDirectories(t *testing.T) {
 func TestLargeDirectoryComesInPages(t *testing.T) {
 	w := newWorld(t, Options{})
 	c := w.client("ann", w.user("ann", "ws"))
-	const n = 1030
+	const n = largeDir
 	s := newSession(w.c, 1, nil)
 	w.write(func(tx *schema.Tx) error {
 		b, err := w.c.Tree.Bucket(tx, "ws")
@@ -414,7 +415,7 @@ func TestLargeDirectoryComesInPages(t *testing.T) {
 		return nil
 	})
 	got := names(t, c, "/ws/main")
-	if len(got) != n || got[0] != "f00000" || got[n-1] != "f01029" {
+	if len(got) != n || got[0] != "f00000" || got[n-1] != fmt.Sprintf("f%05d", n-1) {
 		t.Errorf("%d names, from %s to %s", len(got), got[0], got[len(got)-1])
 	}
 }
@@ -493,4 +494,59 @@ func TestSecondWriterFollowsThePolicy(t *testing.T) {
 	if got := get(t, b, "/ws/main/f"); got != "first" {
 		t.Errorf("got %q", got)
 	}
+}
+
+// A directory that turns into a link out of the branch and back, while others
+// open files through it: nobody gets out.
+func TestRenameAgainstOpenStaysInside(t *testing.T) {
+	w := newWorld(t, Options{})
+	all := w.client("all", w.user("all", "*"))
+	must(t, all.Mkdir("/ws/main/d"))
+	put(t, all, "/ws/main/d/f", "secret")
+	must(t, all.Mkdir("/ws/dev/dir"))
+	put(t, all, "/ws/dev/dir/f", "mine")
+	must(t, all.Symlink("../main/d", "/ws/dev/link"))
+	must(t, all.Symlink("/ws/main/d", "/ws/dev/abs"))
+	key := w.user("dev", "ws/dev")
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	wg.Go(func() {
+		defer close(done)
+		c := w.client("dev", key)
+		for range 100 {
+			for _, from := range []string{"dir", "link", "abs"} {
+				if err := c.PosixRename("/ws/dev/"+from, "/ws/dev/x"); err != nil {
+					t.Error(err)
+					return
+				}
+				if err := c.PosixRename("/ws/dev/x", "/ws/dev/"+from); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
+	for range 3 {
+		c := w.client("dev", key)
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				f, err := c.Open("/ws/dev/x/f")
+				if err != nil {
+					continue
+				}
+				b, err := io.ReadAll(f)
+				f.Close()
+				if string(b) != "mine" || err != nil {
+					t.Errorf("read %q, %v", b, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }

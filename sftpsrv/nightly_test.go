@@ -1,0 +1,5 @@
+//go:build nightly
+
+package sftpsrv
+
+const largeDir = 100_000
