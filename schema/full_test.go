@@ -143,6 +143,9 @@ func TestOlderFormatsOpen(t *testing.T) {
 		if want := version < Format; (len(backups) == 1) != want {
 			t.Errorf("format %d: backups %v, want one: %v", version, backups, want)
 		}
+		if err := db.Close(); err != nil { // before migrations changes again
+			t.Error(err)
+		}
 	}
 }
 
