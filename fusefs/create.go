@@ -155,7 +155,7 @@ func (fs *fileSystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, 
 	if err != nil {
 		return status(err)
 	}
-	if err := fs.open(n, attr, flags, in.OpenFlags, &out.OpenOut); err != nil {
+	if err := fs.open(n, flags, in.OpenFlags, &out.OpenOut); err != nil {
 		fs.nodes.forget(n.id, 1)
 		return status(err)
 	}
@@ -178,7 +178,7 @@ func (fs *fileSystem) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.Cr
 	if err != nil {
 		return status(err)
 	}
-	if err := fs.open(n, attr, in.Flags, in.OpenFlags, &out.OpenOut); err != nil {
+	if err := fs.open(n, in.Flags, in.OpenFlags, &out.OpenOut); err != nil {
 		fs.nodes.forget(n.id, 1)
 		return status(err)
 	}

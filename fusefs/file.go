@@ -6,7 +6,6 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
-	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/writesession"
 )
 
@@ -16,16 +15,12 @@ func (fs *fileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut
 	if err != nil {
 		return status(err)
 	}
-	attr, err := fs.inode(n)
-	if err != nil {
-		return status(err)
-	}
-	return status(fs.open(n, attr, in.Flags, in.Mode, out))
+	return status(fs.open(n, in.Flags, in.Mode, out))
 }
 
-// open makes a handle for n, whose inode is attr.
-func (fs *fileSystem) open(n *node, attr pathtree.Inode, flags, kill uint32, out *fuse.OpenOut) error {
-	f, err := fs.sessions.OpenInode(n.vol.view, attr)
+// open makes a handle for n.
+func (fs *fileSystem) open(n *node, flags, kill uint32, out *fuse.OpenOut) error {
+	f, err := fs.openFileOf(n)
 	if err != nil {
 		return err
 	}
@@ -74,6 +69,7 @@ func (fs *fileSystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse
 	}
 	n, err := readFull(h.file, buf, int64(in.Offset))
 	if err != nil {
+		fs.log.Error("read", keyInode, h.file.Ino(), keyError, err) // the program hears EIO and no more
 		return nil, status(err)
 	}
 	return fuse.ReadResultData(buf[:n]), fuse.OK
@@ -126,8 +122,8 @@ func (fs *fileSystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 
 func (fs *fileSystem) release(h *handle) {
 	n := h.node
-	last := n.lastOpen()
-	if last {
+	n.releasing.Lock()
+	if n.lastOpen() {
 		version := n.version()
 		if _, err := h.file.Publish(fs.ctx); err != nil {
 			fs.log.Error("publish after close", keyInode, h.file.Ino(), keyError, err)
@@ -141,6 +137,7 @@ func (fs *fileSystem) release(h *handle) {
 		}
 	}
 	fs.unbind(h)
+	n.releasing.Unlock()
 	if err := h.file.Close(); err != nil {
 		fs.log.Error("close", keyInode, h.file.Ino(), keyError, err)
 	}

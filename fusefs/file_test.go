@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -303,5 +304,90 @@ func TestContextTakesTheMountAway(t *testing.T) {
 	dir, _ = testMount(t, c, mainBranch)
 	if got := read(t, filepath.Join(dir, "f")); got != "kept" {
 		t.Fatalf("read %q", got)
+	}
+}
+
+// TestRandomFileOperations compares a file, through several descriptors that
+// come and go, with plain bytes. The kernel does not wait for a RELEASE before
+// it sends the next OPEN, WRITE or truncation.
+func TestRandomFileOperations(t *testing.T) {
+	dir, _ := testMount(t, testStore(t, t.TempDir()), mainBranch)
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 2))
+	path := filepath.Join(dir, "f")
+	const most = 400_000
+	var want []byte
+	resize := func(n int) {
+		if n > len(want) {
+			want = append(want, make([]byte, n-len(want))...)
+		}
+		want = want[:n]
+	}
+	files := []*os.File{open(t, path, os.O_RDWR|os.O_CREATE)}
+	for i := range 2000 {
+		f := files[rnd.IntN(len(files))]
+		n := 1 + rnd.IntN([]int{50, 5000, 70_000}[rnd.IntN(3)])
+		off := rnd.IntN(most - n)
+		switch rnd.IntN(8) {
+		case 0, 1:
+			p := bytes.Repeat([]byte{byte(i), byte(i >> 8)}, n/2+1)[:n]
+			if _, err := f.WriteAt(p, int64(off)); err != nil {
+				t.Fatal(i, err)
+			}
+			resize(max(len(want), off+n))
+			copy(want[off:], p)
+		case 2:
+			end := min(off+n, len(want))
+			if got := readAt(t, f, int64(off), n); off < end && got != string(want[off:end]) {
+				t.Fatal(i, "read something else than was written")
+			}
+		case 3:
+			size := rnd.IntN(most)
+			err := f.Truncate(int64(size))
+			if rnd.IntN(2) == 0 {
+				err = os.Truncate(path, int64(size))
+			}
+			if err != nil {
+				t.Fatal(i, err)
+			}
+			resize(min(size, len(want)))
+			resize(size)
+		case 4:
+			if len(files) < 4 {
+				files = append(files, open(t, path, os.O_RDWR))
+				continue
+			}
+			if err := files[0].Close(); err != nil {
+				t.Fatal(i, err)
+			}
+			files = files[1:]
+		case 5:
+			if rnd.IntN(4) == 0 {
+				if err := f.Sync(); err != nil {
+					t.Fatal(i, err)
+				}
+			}
+			for _, f := range files {
+				if err := f.Close(); err != nil {
+					t.Fatal(i, err)
+				}
+			}
+			files = []*os.File{open(t, path, os.O_RDWR)}
+		case 6:
+			if st, err := f.Stat(); err != nil || st.Size() != int64(len(want)) {
+				t.Fatal(i, st.Size(), len(want), err)
+			}
+		case 7:
+			if err := os.Chmod(path, os.FileMode(0o600+rnd.IntN(8))); err != nil {
+				t.Fatal(i, err)
+			}
+		}
+	}
+	for _, f := range files {
+		f.Close()
+	}
+	if read(t, path) != string(want) {
+		t.Fatal("the file differs at the end")
 	}
 }

@@ -40,6 +40,11 @@ type node struct {
 	parent  uint64
 	name    string
 
+	// releasing is held by a RELEASE up to where it is no longer counted, so
+	// that one of several at a time knows to be the last and publishes. It
+	// comes before all other locks.
+	releasing sync.Mutex
+
 	// mu may be taken inside a database transaction, and nothing is called
 	// while it is held. What is kept here is stored inside the transaction
 	// that read or made it, which orders it against all others.

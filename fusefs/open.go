@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/writesession"
 )
 
@@ -127,10 +128,7 @@ func (n *node) version() uint64 {
 // published takes over the inode of f, which was just published, unless
 // something newer came since version.
 func (n *node) published(version uint64, f *writesession.File) {
-	if f.Dirty() {
-		return
-	}
-	in := f.Inode()
+	in := f.Published()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
@@ -142,6 +140,39 @@ func (n *node) published(version uint64, f *writesession.File) {
 		}
 		n.mu.inode = in
 	}
+}
+
+// openFileOf opens the content of n. The caller closes it.
+//
+// The kernel does not wait for a RELEASE before it sends the next OPEN, so
+// between reading the inode and opening it the file may have been published
+// and closed: it is told of what the inode is then.
+func (fs *fileSystem) openFileOf(n *node) (*writesession.File, error) {
+	in, err := fs.recorded(n)
+	if err != nil {
+		return nil, err
+	}
+	f, err := fs.sessions.OpenInode(n.vol.view, in)
+	if err != nil {
+		return nil, err
+	}
+	if in, err = fs.recorded(n); err != nil {
+		f.Close()
+		return nil, err
+	}
+	f.Observe(in)
+	return f, nil
+}
+
+// recorded returns the inode of n as the database has it.
+func (fs *fileSystem) recorded(n *node) (pathtree.Inode, error) {
+	n.mu.Lock()
+	in, fresh := n.mu.inode, n.mu.fresh
+	n.mu.Unlock()
+	if fresh {
+		return in, nil
+	}
+	return fs.reload(n)
 }
 
 // readFull reads until p is full or the file ends.

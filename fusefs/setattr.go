@@ -48,11 +48,7 @@ func (fs *fileSystem) resize(n *node, in *fuse.SetAttrIn, size int64) error {
 			return fs.truncate(n, h.file, size, kill)
 		}
 	}
-	attr, err := fs.inode(n)
-	if err != nil {
-		return err
-	}
-	f, err := fs.sessions.OpenInode(n.vol.view, attr)
+	f, err := fs.openFileOf(n)
 	if err != nil {
 		return err
 	}
@@ -69,6 +65,7 @@ func (fs *fileSystem) resize(n *node, in *fuse.SetAttrIn, size int64) error {
 	if e := f.Close(); err == nil {
 		err = e
 	}
+	n.drop(false) // this may have been the last close, and a publish
 	return err
 }
 

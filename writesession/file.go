@@ -84,6 +84,14 @@ func (f *File) Inode() pathtree.Inode {
 	return f.overlay(f.mu.inode)
 }
 
+// Published returns the newest published version that f was told of. Unlike
+// Inode it can be given to Sessions.OpenInode.
+func (f *File) Published() pathtree.Inode {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.mu.inode
+}
+
 // overlay lays the open session over in. mu must be held.
 func (f *File) overlay(in pathtree.Inode) pathtree.Inode {
 	if !f.mu.dirty {

@@ -196,6 +196,9 @@ func (f *File) record(st stored) (in pathtree.Inode, err error) {
 		}
 		return endRow(tx, f.row)
 	})
+	if err != nil && attr != nil {
+		f.attrs.Restore(attr)
+	}
 	return in, err
 }
 
