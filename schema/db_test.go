@@ -3,6 +3,7 @@ package schema
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -198,4 +199,31 @@ func BenchmarkRead(b *testing.B) {
 	for b.Loop() {
 		cursor(b, db, "a")
 	}
+}
+
+// TestWaitBeforeTheWakerRuns changes the counter when somebody waits already
+// and the goroutine that looks at it has not begun.
+func TestWaitBeforeTheWakerRuns(t *testing.T) {
+	w, err := openWake(filepath.Join(t.TempDir(), "commit.seq"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := w.load()
+	w.bump()
+	changed := w.mu.changed
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		w.run(ctx, func() int64 { return 0 })
+	}()
+	select {
+	case <-changed:
+	case <-time.After(30 * time.Second):
+		t.Error("whoever waited for", before, "to change was not woken")
+	}
+	cancel()
+	w.bump()
+	<-ended
+	w.close()
 }

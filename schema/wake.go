@@ -19,6 +19,7 @@ import (
 type wakeFile struct {
 	mem     []byte
 	counter *atomic.Uint32
+	opened  uint32 // value of the counter before anybody could wait
 
 	mu struct {
 		sync.Mutex
@@ -51,6 +52,7 @@ func openWake(path string) (*wakeFile, error) {
 	}
 	w := &wakeFile{mem: mem, counter: (*atomic.Uint32)(unsafe.Pointer(&mem[0]))}
 	w.mu.changed = make(chan struct{})
+	w.opened = w.load()
 	return w, nil
 }
 
@@ -66,7 +68,8 @@ func (w *wakeFile) bump() {
 // version tells of commits that were not counted.
 func (w *wakeFile) run(ctx context.Context, version func() int64) {
 	const futexWait = 0
-	seen, known := w.load(), version()
+	// Not the value of now: somebody may be waiting for it to change already.
+	seen, known := w.opened, version()
 	for ctx.Err() == nil {
 		if w.load() == seen {
 			ts := unix.NsecToTimespec(int64(pollInterval))

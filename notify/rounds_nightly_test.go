@@ -1,0 +1,5 @@
+//go:build nightly
+
+package notify
+
+const killRounds = 500
