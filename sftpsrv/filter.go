@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
-	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -219,7 +218,7 @@ func (f *filter) Write(p []byte) (int, error) {
 			break
 		}
 		f.deliver(f.out[:n])
-		f.out = slices.Delete(f.out, 0, n)
+		f.out = f.out[:copy(f.out, f.out[n:])]
 	}
 	return len(p), nil
 }
