@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -315,6 +316,15 @@ func TestLimits(t *testing.T) {
 		}
 	}
 	eventually(t, func() bool { total, _ := w.count(); return total == 2 })
+	l := w.server.limits
+	addr := netip.MustParseAddr("127.0.0.1")
+	l.mu.Lock()
+	p := l.mu.penalties[addr]
+	l.mu.penalties[addr] = penalty{p.failed, time.Now().Add(time.Hour)} // it would end while a slow test looks on
+	l.mu.Unlock()
+	if p.failed != 2 || p.until.IsZero() {
+		t.Errorf("the failures are noted as %+v", p)
+	}
 	if w.login("bob", ssh.PublicKeys(w.user("bob", "ws"))) == nil {
 		t.Error("an address with failed logins need not wait")
 	}
