@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
@@ -342,7 +343,9 @@ func eventually(t *testing.T, ok func() bool) {
 	t.Fatal("it did not happen within 30 s")
 }
 
-func TestPenaltiesGrowAndEnd(t *testing.T) {
+func TestPenaltiesGrowAndEnd(t *testing.T) { synctest.Test(t, testPenalties) }
+
+func testPenalties(t *testing.T) {
 	l := newLimits(Options{PenaltyAfter: 3}.withDefaults())
 	addr := countedAs(ipOf(&net.TCPAddr{IP: net.ParseIP("2001:db8::1")}))
 	if other := countedAs(ipOf(&net.TCPAddr{IP: net.ParseIP("2001:db8::2")})); other != addr {
@@ -366,6 +369,15 @@ func TestPenaltiesGrowAndEnd(t *testing.T) {
 	if _, err := l.enter(addr); err == nil {
 		t.Error("looking in ends the penalty")
 	}
+	time.Sleep(time.Second)
+	if _, err := l.enter(addr); err == nil {
+		t.Error("the second penalty is no longer than the first")
+	}
+	time.Sleep(2 * time.Second)
+	if _, err := l.enter(addr); err != nil {
+		t.Error("the penalty does not end:", err)
+	}
+	l.punish(addr)
 	l.unknown(addr)(succeeded)
 	if _, err := l.enter(addr); err != nil {
 		t.Error("a login does not end the penalty:", err)

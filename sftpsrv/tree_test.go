@@ -442,6 +442,7 @@ func TestDroppedConnectionPublishesNothing(t *testing.T) {
 		infos, err = w.c.Sessions.List(tx)
 		return err
 	})
+	slices.SortFunc(infos, func(a, b writesession.Info) int { return int(a.Size - b.Size) })
 	if len(infos) != 2 || infos[0].Size != 5_000 || infos[1].Size != 3<<20 || infos[0].Alive {
 		t.Errorf("sessions: %+v", infos)
 	}
