@@ -124,12 +124,13 @@ func (r *syncRounds) do(sync func() error) error {
 }
 
 type counters struct {
-	writes, commits, checkpoints, walPages atomic.Int64
+	writes, commits, checkpoints, walPages, slow atomic.Int64
 }
 
 // Stats are counts since Open.
 type Stats struct {
 	Writes, Commits, Checkpoints int64
+	Slow                         int64 // calls of Write that took longer than half a second
 	WALPages                     int64 // at the last checkpoint
 	WALBytes                     int64 // size of the file, which is reused and does not shrink
 }
@@ -138,7 +139,7 @@ type Stats struct {
 func (db *DB) Stats() Stats {
 	s := Stats{
 		Writes: db.stats.writes.Load(), Commits: db.stats.commits.Load(),
-		Checkpoints: db.stats.checkpoints.Load(), WALPages: db.stats.walPages.Load(),
+		Checkpoints: db.stats.checkpoints.Load(), Slow: db.stats.slow.Load(), WALPages: db.stats.walPages.Load(),
 	}
 	if db.wal != nil {
 		s.WALBytes = db.walSize()

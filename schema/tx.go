@@ -126,6 +126,9 @@ func (db *DB) Read(f func(*Tx) error) error {
 	return describe(db.mu.tx.run(f))
 }
 
+// slow is from when on a Write is worth a line in the log.
+const slow = 500 * time.Millisecond
+
 // Write runs f and keeps all of its changes, or none when it returns an error.
 // The changes are seen at once by every Read of this process; they are
 // committed, and so seen by other processes, within Options.CommitInterval. A
@@ -135,12 +138,19 @@ func (db *DB) Write(f func(*Tx) error) error {
 	if db.opts.ReadOnly {
 		return ErrReadOnly
 	}
+	began := time.Now()
 	db.wmu.Lock()
 	defer db.wmu.Unlock()
 	if err := db.lockForWrite(); err != nil {
 		return err
 	}
 	defer db.mu.Unlock()
+	defer func() {
+		if took := time.Since(began); took > slow {
+			db.stats.slow.Add(1)
+			db.log.Info("slow transaction", "took", took)
+		}
+	}()
 	tx := &db.mu.tx
 	if err := tx.exec("SAVEPOINT op"); err != nil {
 		return describe(err)

@@ -70,7 +70,7 @@ of the two.`,
 func (a *app) printBackup(r alkfs.BackupReport, verb, dir string) error {
 	if a.json {
 		err := a.emit("dir", dir, "database_bytes", r.Database, "files", r.Files, "bytes", r.Bytes, "new", r.New, "new_bytes", r.NewBytes,
-			"removed", r.Removed, "missing", hashTexts(r.Missing), "damaged", hashTexts(r.Damaged))
+			"removed", r.Removed, "missing", hashes(r.Missing), "damaged", hashes(r.Damaged))
 		if err != nil {
 			return err
 		}
@@ -89,12 +89,4 @@ func (a *app) printBackup(r alkfs.BackupReport, verb, dir string) error {
 	}
 	a.note("%d contents are missing or damaged; all else is there", len(r.Missing)+len(r.Damaged))
 	return silentError{statusDamaged}
-}
-
-func hashTexts(list []alkfs.Hash) []string {
-	texts := make([]string, len(list))
-	for i, h := range list {
-		texts[i] = h.String()
-	}
-	return texts
 }

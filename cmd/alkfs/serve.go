@@ -19,6 +19,7 @@ import (
 
 type serveFlags struct {
 	sftp   string
+	http   string
 	mounts []string
 	stop   time.Duration
 	ssh    alkfs.SSHOptions
@@ -44,6 +45,7 @@ with their own keys (~/.ssh/*.pub and authorized_keys).`,
 	}
 	flags := c.Flags()
 	flags.StringVar(&f.sftp, "sftp", "127.0.0.1:2022", `address to serve SSH on; "" for mounts alone`)
+	flags.StringVar(&f.http, "http", "", "address to answer /metrics (for Prometheus) and /healthz on; anybody who reaches it may read them")
 	flags.StringArrayVar(&f.mounts, "mount", nil, "SPEC=DIR to mount, any number of times")
 	flags.DurationVar(&f.stop, "stop-timeout", 30*time.Second, "how long stopping may take")
 	flags.BoolVar(&f.ssh.Passwords, "passwords", false, "let users log in by password too")
@@ -97,6 +99,8 @@ type service struct {
 	mounts []*heldMount
 	end    context.CancelFunc // of the SSH server
 	rest   func()             // ends the background work
+	unhttp func()             // ends the HTTP server
+	sftp   *alkfs.SSHServer   // nil: none
 	ssh    sync.WaitGroup
 	failed chan error
 }
@@ -109,6 +113,7 @@ type heldMount struct {
 func (r *service) start(ctx context.Context) error {
 	r.failed = make(chan error, 1)
 	r.end = func() {}
+	r.unhttp = func() {}
 	r.rest = upkeepIn(ctx, r.s)
 	for _, m := range r.flags.mounts {
 		if err := r.mount(ctx, m); err != nil {
@@ -119,10 +124,20 @@ func (r *service) start(ctx context.Context) error {
 		if len(r.mounts) == 0 {
 			return usagef("neither --sftp nor --mount: there is nothing to serve")
 		}
-		return r.a.out.Flush()
+		return r.answerHTTP()
 	}
 	if err := r.serveSSH(); err != nil {
 		return err
+	}
+	return r.answerHTTP()
+}
+
+func (r *service) answerHTTP() (err error) {
+	if r.flags.http != "" {
+		if r.unhttp, err = r.serveHTTP(r.flags.http); err != nil {
+			r.unhttp = func() {}
+			return err
+		}
 	}
 	return r.a.out.Flush()
 }
@@ -173,7 +188,7 @@ func (r *service) serveSSH() error {
 		return withHint(err, "another address is named with --sftp HOST:PORT")
 	}
 	ctx, end := context.WithCancel(context.Background())
-	r.end = end
+	r.end, r.sftp = end, server
 	r.ssh.Go(func() {
 		if err := server.Serve(ctx, ln); err != nil {
 			r.failed <- err
@@ -261,6 +276,7 @@ func (r *service) describe(server *alkfs.SSHServer, addr *net.TCPAddr) error {
 func (r *service) stop() error {
 	done := make(chan error, 1)
 	go func() {
+		r.unhttp()
 		r.rest()
 		r.end()
 		r.ssh.Wait()
