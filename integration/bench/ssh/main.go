@@ -16,6 +16,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"os/user"
 	"path/filepath"
 	"slices"
@@ -87,6 +88,14 @@ func run() (err error) {
 	}
 	defer os.RemoveAll(b.dir)
 	defer b.stop()
+	interrupt := make(chan os.Signal, 1)
+	signal.Notify(interrupt, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-interrupt
+		b.stop()
+		os.RemoveAll(b.dir)
+		os.Exit(130)
+	}()
 	if err := b.prepare(); err != nil {
 		return err
 	}
