@@ -17,6 +17,11 @@
 // one puts them together, and cmd/alkfs is a command line over it. Surfaces
 // that need more than this API use the accessors DB, Tree, Blobs and Sessions.
 //
+// Whoever keeps a store open for long calls Upkeep, which does the background
+// work (Jobs): nothing of it is needed for the store to be correct, but history
+// and content nobody refers to stay until it is done. Backup copies a store
+// that is in use.
+//
 // # What is durable when
 //
 // A change is seen by this process when the call that made it returns, by other

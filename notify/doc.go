@@ -21,6 +21,9 @@
 // earlier boot has ended. Wall-clock leases, the usual choice, would hand one
 // lock to two holders when the clock is set forward.
 //
+// A schedule enqueues a job when its time has come, at most one for all runs
+// that were missed, and none while an earlier one still waits.
+//
 // All functions are safe for concurrent use; durability is that of the
 // transaction they are given.
 package notify
