@@ -205,7 +205,11 @@ func (d *differ) kept(i Ino) error {
 // pair makes renames of places lost and won by one inode, then changes of
 // places lost and won at one path, and lists the rest as deleted and added.
 func (d *differ) pair() error {
-	lost := map[string]Ino{}
+	type lostSpot struct {
+		spot
+		ino Ino
+	}
+	lost := map[string]lostSpot{}
 	for i, from := range d.gone {
 		to := d.come[i]
 		sortPlaces(from)
@@ -217,16 +221,20 @@ func (d *differ) pair() error {
 			}
 		}
 		for _, p := range from[n:] {
-			lost[p.path] = i
+			lost[p.path] = lostSpot{p, i}
 		}
 		d.come[i] = to[n:]
 	}
 	for i, to := range d.come {
 		for _, p := range to {
-			old, replaced := lost[p.path]
-			delete(lost, p.path)
+			old, ok := lost[p.path]
+			replaced, err := d.replaces(p, old.spot, ok)
+			if err != nil {
+				return err
+			}
 			if replaced {
-				if err := d.compare(p.path, p.path, old, i, false); err != nil {
+				delete(lost, p.path)
+				if err := d.compare(p.path, p.path, old.ino, i, false); err != nil {
 					return err
 				}
 				continue
@@ -238,14 +246,38 @@ func (d *differ) pair() error {
 			d.changes = append(d.changes, Change{Kind: Added, Path: p.path, New: copyInode(new)})
 		}
 	}
-	for path, i := range lost {
-		old, err := d.a.inode(d.tx, i)
+	for path, l := range lost {
+		old, err := d.a.inode(d.tx, l.ino)
 		if err != nil {
 			return err
 		}
 		d.changes = append(d.changes, Change{Kind: Deleted, Path: path, Old: copyInode(old)})
 	}
 	return nil
+}
+
+// replaces reports whether what b has at new is to be compared with what a had
+// at the same path, if there was something: not when either is there because
+// its directory is at another path on the other side. Then the directory's
+// rename says where it comes from or goes to.
+func (d *differ) replaces(new, old spot, ok bool) (bool, error) {
+	if !ok {
+		return false, nil
+	}
+	was, err := pathOf(d.tx, d.a, new.edge)
+	if err == nil && was != new.path {
+		return false, nil
+	}
+	if err == nil || errors.Is(err, errNoPath) {
+		var is string
+		if is, err = pathOf(d.tx, d.b, old.edge); err == nil && is != old.path {
+			return false, nil
+		}
+	}
+	if errors.Is(err, errNoPath) {
+		err = nil // a new directory in the place of one that went
+	}
+	return true, err
 }
 
 func sortPlaces(ps []spot) {

@@ -296,6 +296,9 @@ var diffCases = []struct{ name, base, ops, want string }{
 	{"backup by rename", "f a 1", "m a a~; f a 2", "A a; R a a~"},
 	{"same path in a new directory", "d d; f d/a 1", "m d e; d d; m e/a d/a", "A d; R d e"},
 	{"moved out of a deleted directory", "d d; f d/a 1; f d/b 1", "m d/a a; - d", "R d/a a; D d; D d/b"},
+	{"directory recreated with the same", "d d; f d/a 1", "- d; d d; f d/a 1", ""},
+	{"same path in a directory that took another's place", "d d; f d/a 1; d e", "- d; f e/a 1; m e d", "D d; R e d; A d/a; D d/a"},
+	{"same path where a directory was moved away", "d d; f d/a 1", "m d e; - e/a; d d; f d/a 1", "A d; A d/a; D d/a; R d e"},
 	{"root", "", "c / 700", "C "},
 }
 
