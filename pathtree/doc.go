@@ -57,8 +57,12 @@
 // A thing is recognised by its inode number, and where a program replaced a
 // file by a new one, by its place. What a merge or a restore comes to is laid
 // over the view as one edit of one stamp: as a sequence of operations it would
-// need an order, and there is none for names that are swapped. A merge that
-// leaves something as it was against the source's change writes a version that
-// says so, or the merge back would not see it. No single tree of paths is ever
+// need an order, and there is none for names that are swapped. What a merge
+// leaves as it was although the source has something newer to say, it writes
+// again: the newest version that a branch has heard of is then the one that
+// counts there, and two branches that have heard of the same show the same,
+// whatever way it took. Without that a merge, which looks at what is news, would
+// not see where they differ. (Of a live branch that does not hold: it hides what
+// is newer in its parent.) No single tree of paths is ever
 // built; the rejected merge of path lists cannot tell a rename from a deletion.
 package pathtree

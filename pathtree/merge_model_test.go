@@ -296,9 +296,11 @@ func TestMergeOfPaths(t *testing.T) {
 	})
 }
 
-// mergeMaps merges two trees of paths, each state being content and mode.
+// mergeMaps merges two trees of paths, each state being content and mode. A
+// file and a directory of one path are two things: to replace one by the other
+// is to delete it.
 func mergeMaps(base, ours, theirs map[string]string) (merged map[string]string, clash bool) {
-	merged = map[string]string{}
+	base, ours, theirs = typed(base), typed(ours), typed(theirs)
 	all := maps.Clone(base)
 	maps.Copy(all, ours)
 	maps.Copy(all, theirs)
@@ -312,23 +314,28 @@ func mergeMaps(base, ours, theirs map[string]string) (merged map[string]string, 
 		clash = true
 		return o
 	}
+	merged = map[string]string{}
 	for at := range all {
 		b, inB := base[at]
 		o, inO := ours[at]
 		t, inT := theirs[at]
-		if inB && inO && inT || !inB && inO && inT {
+		state := ""
+		if inO && inT {
 			bc, bm, _ := strings.Cut(b, " ")
 			oc, om, _ := strings.Cut(o, " ")
 			tc, tm, _ := strings.Cut(t, " ")
 			if !inB {
 				bc, bm = "none", "none"
 			}
-			merged[at] = strings.TrimSuffix(three(bc, oc, tc)+" "+three(bm, om, tm), " ")
+			state = strings.TrimSuffix(three(bc, oc, tc)+" "+three(bm, om, tm), " ")
+		} else if state = three(b, o, t); state == "" {
 			continue
 		}
-		if s := three(b, o, t); s != "" {
-			merged[at] = s
+		at = strings.TrimSuffix(at, "/")
+		if _, taken := merged[at]; taken {
+			clash = true
 		}
+		merged[at] = state
 	}
 	for at := range merged {
 		for dir := path.Dir(at); dir != "."; dir = path.Dir(dir) {
@@ -338,6 +345,18 @@ func mergeMaps(base, ours, theirs map[string]string) (merged map[string]string, 
 		}
 	}
 	return merged, clash
+}
+
+// typed puts a slash after the paths of directories.
+func typed(m map[string]string) map[string]string {
+	by := make(map[string]string, len(m))
+	for at, state := range m {
+		if strings.HasPrefix(state, "/") {
+			at += "/"
+		}
+		by[at] = state
+	}
+	return by
 }
 
 // cutLink removes the note of what a path is a hard link to.

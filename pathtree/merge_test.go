@@ -266,6 +266,49 @@ func TestMergeAfterAThirdBranch(t *testing.T) {
 	w.check()
 }
 
+// TestMergeWhereBasesDisagree has main make c, one make and remove another, and
+// dev hear of both: what came last in one is no news for main's c. After main
+// has heard of it too, the base of main and dev are several moments, which
+// differ in c, and both must come to the same.
+func TestMergeWhereBasesDisagree(t *testing.T) {
+	w, c := newWorld(t), texts{}
+	one := w.fork(w.main, "one", Origin{})
+	w.script(one, c, "f c 2")
+	dev := w.fork(one, "dev", Origin{})
+	merge := func(src, dst *View, s Strategy) {
+		t.Helper()
+		if r, err := w.merge(src, dst, MergeOptions{Strategy: s}); err != nil {
+			t.Fatalf("%v %+v", err, r.Conflicts)
+		}
+	}
+	w.script(w.main, c, "f c 1")
+	merge(w.main, dev, Ours)
+	w.wantTree(dev, c, "c=2")
+	w.script(one, c, "- c")
+	merge(one, dev, Ask)
+	w.wantTree(dev, c, "")
+	merge(one, w.main, Ask)
+	w.wantTree(w.main, c, "c=1")
+	w.forthAndBack(dev, w.main, c)
+	w.check()
+}
+
+// TestMergeWhereEachRemovedAnotherName keeps a file of which each side removed
+// one of two names, in the name that the destination has.
+func TestMergeWhereEachRemovedAnotherName(t *testing.T) {
+	w, c := newWorld(t), texts{}
+	w.script(w.main, c, "f a 1; h a b")
+	dev := w.fork(w.main, "dev", Origin{})
+	w.script(w.main, c, "- a")
+	w.script(dev, c, "- b")
+	if r, err := w.merge(dev, w.main, MergeOptions{}); err != nil {
+		t.Fatalf("%v %+v", err, r.Conflicts)
+	}
+	w.wantTree(w.main, c, "b=1")
+	w.forthAndBack(dev, w.main, c)
+	w.check()
+}
+
 // TestMergeCostsNoMoreWithHistory merges forth and back many times: a merge
 // looks at what is new, not at all that was ever merged.
 func TestMergeCostsNoMoreWithHistory(t *testing.T) {

@@ -259,7 +259,7 @@ func (p *plan) checkRemoved(d *edit) (again bool, err error) {
 		}
 		if es, err := d.edges(p.tx, i); err != nil {
 			return false, err
-		} else if len(es) == 0 && nodesOf[i] == nil {
+		} else if i != 0 && len(es) == 0 && nodesOf[i] == nil {
 			gone = append(gone, i)
 		}
 	}
@@ -412,36 +412,6 @@ func (p *plan) checkCycles(d *edit) (again bool, err error) {
 		return true, nil
 	}
 	return false, nil
-}
-
-// affirm makes the edit say again what was decided against their change. Else
-// a branch that knows our versions, but decided otherwise, would not see it: a
-// merge looks only at what has a version that is news.
-func (p *plan) affirm(d *edit) error {
-	for _, x := range p.all {
-		if !x.left && !x.anyTold() {
-			continue
-		}
-		if x.o != 0 {
-			d.affirmedInodes = append(d.affirmedInodes, x.o)
-		}
-		for _, s := range []struct {
-			side *viewSide
-			ino  Ino
-		}{{p.b, x.b}, {p.o, x.o}, {p.t, x.t}} {
-			if s.ino == 0 {
-				continue
-			}
-			es, err := p.places(s.side, s.ino)
-			if err != nil {
-				return err
-			}
-			for _, e := range es {
-				d.affirmed[e] = true
-			}
-		}
-	}
-	return nil
 }
 
 // cycle returns the directories between dir and itself going up, nil when that

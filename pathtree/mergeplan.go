@@ -13,6 +13,7 @@ type plan struct {
 	*nodes
 	opts      MergeOptions
 	branch    string // name of their branch, for copies
+	news      *candidates
 	conflicts []Conflict
 	texts     []*node
 	evicted   map[edge]bool // ours, to make room for theirs
@@ -23,6 +24,7 @@ type plan struct {
 // touched returns the nodes of which their side wrote a version that the base
 // does not contain.
 func (p *plan) touched(c *candidates) error {
+	p.news = c
 	edges := slices.SortedFunc(maps.Keys(c.edges), compareEdges)
 	for _, e := range edges {
 		was, err := p.b.lookup(p.tx, e)
