@@ -135,8 +135,9 @@ func (p *play) diff(a, b *View) (changes []Change) {
 }
 
 // explain checks that changes lead exactly from a to b: everything of b that is
-// not listed is as it was, at the place that the listed renames give it, and
-// everything of a that is nowhere in b is listed as deleted.
+// not listed is as it was, at the place that the listed renames give it, or at
+// its own, moved to a new directory that took the place of the one it was in;
+// and everything of a that is nowhere in b is listed as deleted.
 func (p *play) explain(a, b map[string]string, changes []Change) {
 	listed, deleted := map[string]Change{}, map[string]bool{}
 	for _, c := range changes {
@@ -170,6 +171,9 @@ func (p *play) explain(a, b map[string]string, changes []Change) {
 	for at, is := range b {
 		c, ok := listed[at]
 		old := from(at)
+		if was, existed := a[at]; !ok && old == "" && existed && !deleted[at] && cutLink(was) == cutLink(is) {
+			old = at
+		}
 		used[old] = true
 		was, existed := a[old]
 		switch {

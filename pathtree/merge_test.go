@@ -122,6 +122,11 @@ var mergeCases = []struct {
 		conflicts: "deleted by us a", wantOurs: "a=/ a/x=1", wantTheirs: "a=2", wantBoth: "a=/ a.dev=2 a/x=1",
 	},
 	{
+		name: "directory moved here into what takes the place of a file modified there", base: "d c; f b 1",
+		ours: "- b; d b; m c b/c", theirs: "f b 2; f c/a 3", conflicts: "deleted by us b",
+		wantOurs: "b=/ b/c=/ b/c/a=3", wantTheirs: "b=2 c=/ c/a=3", wantBoth: "b=/ b.dev=2 b/c=/ b/c/a=3",
+	},
+	{
 		name: "renamed to a name taken here", base: "f a 1", ours: "f b 2", theirs: "m a b",
 		conflicts: "name taken a", wantOurs: "a=1 b=2", wantTheirs: "b=1", wantBoth: "b=2 b.dev=1",
 	},
@@ -227,9 +232,13 @@ func (w *world) forthAndBack(src, dst *View, c texts) {
 	if d := w.diff(src, dst); len(d) > 0 {
 		w.t.Errorf("after merging back: diff %q", render(d))
 	}
-	for _, p := range [][2]*View{{src, dst}, {dst, src}} {
-		if r, err := w.merge(p[0], p[1], MergeOptions{}); err != nil || len(r.Applied) > 0 {
+	for k, p := range [][2]*View{{src, dst}, {dst, src}, {src, dst}, {dst, src}} {
+		r, err := w.merge(p[0], p[1], MergeOptions{})
+		if err != nil || len(r.Applied) > 0 {
 			w.t.Errorf("nothing to merge: %v, %q", err, render(r.Applied))
+		}
+		if k > 1 && r.ID != 0 {
+			w.t.Errorf("a merge of nothing is recorded: each takes the other's affirmations for news")
 		}
 	}
 }
@@ -290,6 +299,33 @@ func TestMergeWhereBasesDisagree(t *testing.T) {
 	merge(one, w.main, Ask)
 	w.wantTree(w.main, c, "c=1")
 	w.forthAndBack(dev, w.main, c)
+	w.check()
+}
+
+// TestMergeOfEqualFilesWithAThirdBranch makes the same file thrice and moves
+// one away: all come to have one inode number for what they take as one thing.
+func TestMergeOfEqualFilesWithAThirdBranch(t *testing.T) {
+	w, c := newWorld(t), texts{}
+	one, two, dev := w.fork(w.main, "one", Origin{}), w.fork(w.main, "two", Origin{}), w.fork(w.main, "dev", Origin{})
+	merge := func(src, dst *View, s Strategy) {
+		t.Helper()
+		if r, err := w.merge(src, dst, MergeOptions{Strategy: s}); err != nil {
+			t.Fatalf("%v %+v", err, r.Conflicts)
+		}
+	}
+	w.script(two, c, "d c")
+	w.script(dev, c, "f c 2")
+	merge(dev, two, Both)
+	w.wantTree(two, c, "c=/ c.dev=2")
+	merge(dev, w.main, Ask)
+	w.script(one, c, "f c 2")
+	merge(one, w.main, Ask)
+	merge(one, dev, Ask)
+	merge(two, w.main, Both)
+	merge(dev, w.main, Both)
+	for _, v := range []*View{one, two, dev} {
+		w.forthAndBack(v, w.main, c)
+	}
 	w.check()
 }
 

@@ -74,7 +74,13 @@ func (p *plan) affirmEdge(d *edit, e edge) error {
 		if ok, err := alive(p.tx, p.t, theirs); err != nil {
 			return err
 		} else if ok {
-			if x, err := p.ofTheirs(theirs); err != nil || is == x.o {
+			x, err := p.ofTheirs(theirs)
+			if err != nil {
+				return err
+			}
+			// A directory of another number stays what it is: a merge back
+			// would not bring the numbers together, as it does with files.
+			if in, err := d.inode(p.tx, is); err != nil || is == x.o && in.IsDir() {
 				return err
 			}
 		}

@@ -290,10 +290,7 @@ func (p *plan) checkRemoved(d *edit) (again bool, err error) {
 // it. x is its node, nil for one that must make room.
 func (p *plan) leftIn(x *node, dir Ino, left []Entry) error {
 	if x == nil {
-		for _, e := range left {
-			p.evicted[edge{dir, e.Name}] = true
-		}
-		return nil
+		return p.evict(dir, left)
 	}
 	var ours, decided bool
 	for _, e := range left {
@@ -318,14 +315,37 @@ func (p *plan) leftIn(x *node, dir Ino, left []Entry) error {
 			return err
 		}
 		if p.opts.Strategy == Theirs {
-			for _, e := range left {
-				p.evicted[edge{dir, e.Name}] = true
-			}
-			return nil
+			return p.evict(dir, left)
 		}
 	}
 	x.told[DeletedByThem] = true // what is above stays too, for the same reason
 	return p.leave(x)
+}
+
+// evict makes what is left in a directory of ours go with it: to where they
+// have it, if they do and it is not there that it cannot be.
+func (p *plan) evict(dir Ino, left []Entry) error {
+	for _, l := range left {
+		x, err := p.ofOurs(l.Ino)
+		switch {
+		case err != nil:
+			return err
+		case x != nil && !x.decided: // by decideAll, next
+			continue
+		case x != nil && x.t != 0 && !x.yielded:
+			x.yielded, x.skipped, x.fate = true, false, placed
+			if x.want, err = p.places(p.t, x.t); err != nil {
+				return err
+			}
+			continue
+		}
+		p.evicted[edge{dir, l.Name}] = true
+		if x != nil && x.fate == placed {
+			x.left, x.fate, x.state, x.xattrs = true, stays, nil, nil
+			x.skipped = x.o == 0
+		}
+	}
+	return nil
 }
 
 // checkParents finds names in directories that we do not have.

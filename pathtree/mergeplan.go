@@ -217,6 +217,9 @@ func (p *plan) mergeContent(x *node, v views) error {
 		if v.b != nil && v.o.IsRegular() && v.o.Mtime == v.b.Mtime && v.t.Mtime != v.b.Mtime {
 			x.edit(v.o, groupContent).Mtime = v.t.Mtime
 		}
+		if x.o != x.t && x.o == x.b && !v.o.IsDir() {
+			return p.takeContent(x, v) // their number
+		}
 		return nil
 	}
 	switch {
