@@ -62,7 +62,10 @@
 // again: the newest version that a branch has heard of is then the one that
 // counts there, and two branches that have heard of the same show the same,
 // whatever way it took. Without that a merge, which looks at what is news, would
-// not see where they differ. (Of a live branch that does not hold: it hides what
-// is newer in its parent.) No single tree of paths is ever
-// built; the rejected merge of path lists cannot tell a rename from a deletion.
+// not see where they differ. It does not hold of a live branch, which hides what
+// is newer in its parent; nor quite of a directory that was made and moved
+// under several numbers on three or more branches, where after merges that cross
+// each other two can differ in which of them has a file, until it is changed.
+// No single tree of paths is ever built; the rejected merge of path lists
+// cannot tell a rename from a deletion.
 package pathtree

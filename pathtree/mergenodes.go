@@ -274,8 +274,19 @@ func (n *nodes) ofOurs(k Ino) (*node, error) {
 // inOurs translates an edge of the base or of their side to where it is, or
 // would be, on ours.
 func (n *nodes) inOurs(s *viewSide, e edge) (edge, error) {
-	var dir *node
+	known := true
 	var err error
+	if s == n.b { // several bases can have a name in a directory that is gone
+		known, err = alive(n.tx, n.b, e.parent)
+		if !known && err == nil {
+			s = n.t
+			known, err = alive(n.tx, n.t, e.parent)
+		}
+	}
+	if !known || err != nil {
+		return e, err
+	}
+	var dir *node
 	if s == n.b {
 		dir, err = n.ofBase(e.parent)
 	} else {
