@@ -213,7 +213,8 @@ func (s *Sessions) open(match func(*File) bool) (files []*File) {
 }
 
 // Refresh tells that somebody else changed ino: clean Files of it take what
-// is now published. Dirty ones keep theirs; the last to publish wins.
+// is now published, when it returns. Dirty ones keep theirs; the last to publish
+// wins. It waits for changes of theirs that are under way.
 func (s *Sessions) Refresh(branch int64, ino pathtree.Ino) {
 	s.mu.Lock()
 	var files []*File
@@ -230,7 +231,9 @@ func (s *Sessions) Refresh(branch int64, ino pathtree.Ino) {
 			return err
 		})
 		if err == nil { // else it is gone, and who has it open keeps it
-			f.Observe(in)
+			f.later.Store(&in)
+			f.change.Lock() // wait for who holds it: the caller says next that the new content can be read
+			f.release()
 		}
 	}
 }
