@@ -377,18 +377,24 @@ func (f *File) revert(in pathtree.Inode) {
 // when the file has no links left. When that fails the changes are kept for
 // the next Open of the file, or for a later process.
 func (f *File) Close() error {
+	if !f.unref() {
+		return nil
+	}
+	return f.finish(context.Background())
+}
+
+// unref ends one Open, and reports whether it was the last and what is
+// unpublished is still to be dealt with.
+func (f *File) unref() bool {
 	f.s.mu.Lock()
 	f.refs--
 	last, closed := f.refs == 0, f.s.mu.closed
 	f.s.mu.Unlock()
-	if !last {
-		return nil
-	}
-	if closed { // Sessions.Close has published or kept it
+	if last && closed { // Sessions.Close has published or kept it
 		f.closeBlobs()
-		return nil
+		return false
 	}
-	return f.finish(context.Background())
+	return last
 }
 
 // finish publishes and, when that went well, forgets f.

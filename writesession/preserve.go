@@ -16,15 +16,7 @@ const leftOwner = "-left"
 // not even when an fsync was answered. When f has other users it is only let go
 // of. A session that cannot be recorded is dropped, with an error.
 func (f *File) Preserve() error {
-	f.s.mu.Lock()
-	f.refs--
-	last, closed := f.refs == 0, f.s.mu.closed
-	f.s.mu.Unlock()
-	if !last {
-		return nil
-	}
-	if closed { // Sessions.Close has published or kept it
-		f.closeBlobs()
+	if !f.unref() {
 		return nil
 	}
 	f.change.Lock()
