@@ -18,6 +18,7 @@ export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
 export PATH="$PATH:/usr/local/go/bin:/usr/sbin:/sbin"
 export GOFLAGS="${GOFLAGS:-} -buildvcs=false"
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 GIT_TERMINAL_PROMPT=0
+export GORACE="atexit_sleep_ms=10 ${GORACE:-}" # or each command of a script waits a second at its end
 unset ALKFS_STORE
 
 step=start failed=()

@@ -30,7 +30,7 @@ type app struct {
 	shared *alkfs.Store // the only store there is, of a server
 
 	serving bool   // this process goes on serving after it opened the store
-	follows bool   // an interrupt is how this command ends
+	follows bool   // an interrupt is how this command ends, as when serving
 	started bool   // arguments are understood
 	command string // path of the command that runs, for hints
 }
@@ -41,14 +41,15 @@ func newApp(in io.Reader, out, errw io.Writer) *app {
 	return a
 }
 
-// interruptible is standard output: it takes no more after an interrupt.
+// interruptible is standard output: it takes no more after an interrupt, unless
+// that is how the command ends.
 type interruptible struct {
 	a *app
 	w io.Writer
 }
 
 func (i interruptible) Write(p []byte) (int, error) {
-	if err := i.a.ctx.Err(); err != nil && !i.a.follows {
+	if err := i.a.ctx.Err(); err != nil && !i.a.follows && !i.a.serving {
 		return 0, err
 	}
 	return i.w.Write(p)

@@ -30,6 +30,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("ODD", "caf\xe9")
 			env.Setenv("NL", "two\nlines")
 			env.Setenv("TZ", "UTC")
+			env.Setenv("GORACE", os.Getenv("GORACE"))
 			for _, name := range []string{"ALKFS_STORE", "XDG_DATA_HOME", childMarker} {
 				env.Setenv(name, "")
 			}

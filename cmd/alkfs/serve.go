@@ -41,7 +41,10 @@ with their own keys (~/.ssh/*.pub and authorized_keys).`,
 		Example: `  alkfs serve
   alkfs serve --sftp :2022 --mount work=/srv/work --mount /experiment=./try`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.serveStore(cmd.Context(), f) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			a.follows = true
+			return a.serveStore(cmd.Context(), f)
+		},
 	}
 	flags := c.Flags()
 	flags.StringVar(&f.sftp, "sftp", "127.0.0.1:2022", `address to serve SSH on; "" for mounts alone`)
