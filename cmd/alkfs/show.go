@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"io/fs"
 
@@ -118,23 +119,28 @@ func (a *app) catCommand() *cobra.Command {
   alkfs cat --at "10m ago" :notes.txt`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.with(cmd.Context(), reading, func(s *alkfs.Store) error {
-				for _, arg := range args {
-					spec, err := parseSpec(arg, at)
-					if err != nil {
-						return err
-					}
-					if err := a.cat(s, spec); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
+			return a.eachSpec(cmd.Context(), args, at, a.cat)
 		},
 		ValidArgsFunction: a.completeSpecs,
 	}
 	atFlag(c, &at, "print what they were")
 	return c
+}
+
+// eachSpec opens the store for reading and calls f for each of args in turn.
+func (a *app) eachSpec(ctx context.Context, args []string, at string, f func(*alkfs.Store, alkfs.Spec) error) error {
+	return a.with(ctx, reading, func(s *alkfs.Store) error {
+		for _, arg := range args {
+			spec, err := parseSpec(arg, at)
+			if err != nil {
+				return err
+			}
+			if err := f(s, spec); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func (a *app) cat(s *alkfs.Store, spec alkfs.Spec) error {
@@ -163,18 +169,7 @@ func (a *app) statCommand() *cobra.Command {
   alkfs stat --json :README.md | jq .hash`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.with(cmd.Context(), reading, func(s *alkfs.Store) error {
-				for _, arg := range args {
-					spec, err := parseSpec(arg, at)
-					if err != nil {
-						return err
-					}
-					if err := a.stat(s, spec); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
+			return a.eachSpec(cmd.Context(), args, at, a.stat)
 		},
 		ValidArgsFunction: a.completeSpecs,
 	}
