@@ -40,6 +40,7 @@ var only = map[string][]string{
 	"modernc.org/sqlite":             {},
 	"database/sql":                   {},
 	"github.com/quic-go/quic-go":     {"crdtsync"},
+	"github.com/automerge":           {"crdtsync"},
 	"github.com/hanwen/go-fuse/v2":   {"fusefs"},
 	"github.com/pkg/sftp":            {"sftpsrv"},
 	"golang.org/x/crypto/ssh":        {"sftpsrv"},

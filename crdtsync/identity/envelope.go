@@ -61,8 +61,8 @@ func OpenEnvelope(b []byte) (e Envelope, err error) {
 	if len(b) > maxEnvelope {
 		return e, fmt.Errorf("change of %d bytes: %w", len(b), ErrInvalid)
 	}
-	if err := decMode.Unmarshal(b, &e); err != nil {
-		return e, fmt.Errorf("change: %w: %v", ErrInvalid, err)
+	if err := decode(b, &e); err != nil {
+		return e, fmt.Errorf("change: %w", err)
 	}
 	if e.Seq == 0 || e.Seq > 1<<62 || e.Dir > 1<<63-1 {
 		return e, fmt.Errorf("change: number %w", ErrInvalid)

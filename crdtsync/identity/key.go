@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/base32"
 	"errors"
@@ -73,6 +74,17 @@ func verify(k Key, purpose string, v any, sig []byte) error {
 	}
 	if len(sig) != ed25519.SignatureSize || !ed25519.Verify(k[:], append([]byte(purpose+"\x00"), b...), sig) {
 		return fmt.Errorf("%s: signature %w", purpose, ErrInvalid)
+	}
+	return nil
+}
+
+// decode is the inverse of encMode.Marshal, and takes no other spelling of v.
+func decode(b []byte, v any) error {
+	if err := decMode.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("%w: %v", ErrInvalid, err)
+	}
+	if again, err := encMode.Marshal(v); err != nil || !bytes.Equal(again, b) {
+		return fmt.Errorf("%w: not in canonical form", ErrInvalid)
 	}
 	return nil
 }

@@ -85,8 +85,8 @@ func OpenGrant(b []byte) (g Grant, err error) {
 	if len(b) > maxGrant {
 		return g, fmt.Errorf("grant of %d bytes: %w", len(b), ErrInvalid)
 	}
-	if err := decMode.Unmarshal(b, &g); err != nil {
-		return g, fmt.Errorf("grant: %w: %v", ErrInvalid, err)
+	if err := decode(b, &g); err != nil {
+		return g, fmt.Errorf("grant: %w", err)
 	}
 	if err := g.check(); err != nil {
 		return g, err
@@ -167,9 +167,10 @@ func Members(bucket [16]byte, owner Key, grants []Grant) *Membership {
 			return byOwner(g) || g.Role < Admin && (admins[g.Issuer] || g.Issuer == k && g.Role == None)
 		})
 	}
+	done := owners
 	for _, k := range sorted(next) {
-		if !slices.Contains(owners, k) {
-			m.succeed(k, next)
+		if m.members[k].Role != None && !slices.Contains(done, k) {
+			done = append(done, m.succeed(k, next)...)
 		}
 	}
 	return m

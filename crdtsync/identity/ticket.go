@@ -61,8 +61,8 @@ func ParseTicket(s string) (t Ticket, err error) {
 	if want := sha256.Sum256(b); !bytes.Equal(sum, want[:4]) {
 		return t, fmt.Errorf("the ticket is damaged or incomplete: copy all of it")
 	}
-	if err := decMode.Unmarshal(b, &t); err != nil {
-		return t, fmt.Errorf("the ticket is of another version of alkfs: %v", err)
+	if err := decode(b, &t); err != nil {
+		return t, fmt.Errorf("the ticket is of another version of alkfs: %w", err)
 	}
 	if t.Role < ReadOnly || t.Role > Admin || len(t.Addrs) > 32 {
 		return t, fmt.Errorf("ticket %w", ErrInvalid)

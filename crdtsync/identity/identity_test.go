@@ -1,0 +1,274 @@
+package identity
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"errors"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// node returns a key pair that depends on name alone.
+func node(name string) (ed25519.PrivateKey, Key) {
+	var seed [ed25519.SeedSize]byte
+	copy(seed[:], name)
+	p := ed25519.NewKeyFromSeed(seed[:])
+	return p, KeyOf(p)
+}
+
+var bucket = [16]byte{1}
+
+// grant signs what by says about subject, as bytes that went over a wire.
+func grant(t *testing.T, by, subject string, role Role, serial uint64, more ...func(*Grant)) Grant {
+	t.Helper()
+	private, _ := node(by)
+	_, k := node(subject)
+	g := Grant{Bucket: bucket, Subject: k, Role: role, Serial: serial, Name: subject}
+	for _, f := range more {
+		f(&g)
+	}
+	b, err := g.Seal(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err = OpenGrant(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func handOver(t *testing.T, old, successor string) Grant {
+	_, k := node(successor)
+	return grant(t, old, old, None, 1, func(g *Grant) { g.Successor = &k })
+}
+
+func heard(s Stream, seq uint64) func(*Grant) {
+	return func(g *Grant) { g.Heard = append(g.Heard, Mark{s, seq}) }
+}
+
+func TestMembers(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		grants []Grant
+		want   map[string]Role
+	}{
+		{"owner alone", nil, map[string]Role{"o": Owner}},
+		{"owner grants", []Grant{grant(t, "o", "a", Admin, 1), grant(t, "o", "w", ReadWrite, 1)}, map[string]Role{"a": Admin, "w": ReadWrite}},
+		{"admin grants", []Grant{grant(t, "o", "a", Admin, 1), grant(t, "a", "w", ReadWrite, 1)}, map[string]Role{"w": ReadWrite}},
+		{"admin makes no admin", []Grant{grant(t, "o", "a", Admin, 1), grant(t, "a", "b", Admin, 1)}, map[string]Role{"b": None}},
+		{"admin unmakes no admin", []Grant{grant(t, "o", "a", Admin, 1), grant(t, "o", "b", Admin, 1), grant(t, "a", "b", None, 9)}, map[string]Role{"b": Admin}},
+		{"nobody unmakes the owner", []Grant{grant(t, "o", "a", Admin, 1), grant(t, "a", "o", None, 9), grant(t, "o", "o", None, 9)}, map[string]Role{"o": Owner}},
+		{"writer grants nothing", []Grant{grant(t, "o", "w", ReadWrite, 1), grant(t, "w", "x", ReadWrite, 1)}, map[string]Role{"x": None}},
+		{"member raises itself not", []Grant{grant(t, "o", "w", ReadOnly, 1), grant(t, "w", "w", ReadWrite, 2)}, map[string]Role{"w": ReadOnly}},
+		{"member leaves", []Grant{grant(t, "o", "w", ReadWrite, 1), grant(t, "w", "w", None, 2)}, map[string]Role{"w": None}},
+		{"greater serial wins", []Grant{grant(t, "o", "w", None, 2), grant(t, "o", "w", ReadWrite, 3), grant(t, "o", "w", ReadOnly, 1)}, map[string]Role{"w": ReadWrite}},
+		{"of equal serials the lesser role", []Grant{grant(t, "o", "w", ReadWrite, 2), grant(t, "o", "w", None, 2)}, map[string]Role{"w": None}},
+		{"revoked admin's grants do not count", []Grant{grant(t, "o", "a", Admin, 1), grant(t, "a", "w", ReadWrite, 1), grant(t, "o", "a", None, 2)}, map[string]Role{"a": None, "w": None}},
+		{"stranger", []Grant{grant(t, "x", "x", ReadWrite, 5), grant(t, "x", "w", ReadWrite, 5)}, map[string]Role{"x": None, "w": None}},
+		{"other bucket", []Grant{grant(t, "o", "w", ReadWrite, 1, func(g *Grant) { g.Bucket[0]++ })}, map[string]Role{"w": None}},
+		{"new key", []Grant{grant(t, "o", "w", ReadWrite, 1), handOver(t, "w", "w2"), handOver(t, "w2", "w3")}, map[string]Role{"w": None, "w2": None, "w3": ReadWrite}},
+		{"new owner", []Grant{handOver(t, "o", "p"), grant(t, "p", "w", ReadWrite, 1), grant(t, "o", "v", ReadWrite, 1)}, map[string]Role{"o": None, "p": Owner, "w": ReadWrite, "v": ReadWrite}},
+		{"revoked key hands over nothing", []Grant{grant(t, "o", "w", None, 2), handOver(t, "w", "w2")}, map[string]Role{"w": None, "w2": None}},
+		{"circle of successions", []Grant{grant(t, "o", "w", ReadWrite, 1), handOver(t, "w", "w2"), handOver(t, "w2", "w")}, map[string]Role{"w": None, "w2": ReadWrite}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, owner := node("o")
+			first := Members(bucket, owner, c.grants)
+			for name, want := range c.want {
+				if _, k := node(name); first.Role(k) != want {
+					t.Errorf("%s is %s, want %s", name, first.Role(k), want)
+				}
+			}
+			for range 10 {
+				rand.Shuffle(len(c.grants), func(i, j int) { c.grants[i], c.grants[j] = c.grants[j], c.grants[i] })
+				if m := Members(bucket, owner, append(c.grants, c.grants...)); !reflect.DeepEqual(m, first) {
+					t.Errorf("in another order: %v, want %v", m.All(), first.All())
+				}
+			}
+		})
+	}
+}
+
+func TestAccepts(t *testing.T) {
+	_, owner := node("o")
+	_, w := node("w")
+	_, r := node("r")
+	s, s2 := Stream{1}, Stream{2}
+	grants := []Grant{grant(t, "o", "w", ReadWrite, 1), grant(t, "o", "r", ReadOnly, 1)}
+	m := Members(bucket, owner, grants)
+	if !m.Accepts(w, s, 1<<40) || m.Accepts(r, s, 1) || !m.Accepts(owner, s, 1) {
+		t.Error("a writer may write, a reader may not")
+	}
+	m = Members(bucket, owner, append(grants, grant(t, "o", "w", None, 2, heard(s, 5))))
+	for _, c := range []struct {
+		stream Stream
+		seq    uint64
+		want   bool
+	}{{s, 1, true}, {s, 5, true}, {s, 6, false}, {s2, 1, false}} {
+		if got := m.Accepts(w, c.stream, c.seq); got != c.want {
+			t.Errorf("revoked writer, stream %x number %d: %v, want %v", c.stream[0], c.seq, got, c.want)
+		}
+	}
+}
+
+func TestMay(t *testing.T) {
+	_, owner := node("o")
+	m := Members(bucket, owner, []Grant{grant(t, "o", "a", Admin, 1), grant(t, "o", "b", Admin, 1), grant(t, "o", "w", ReadWrite, 1)})
+	for _, c := range []struct {
+		issuer, subject string
+		role            Role
+		ok              bool
+	}{
+		{"o", "x", Admin, true}, {"o", "a", None, true}, {"o", "x", Owner, false}, {"a", "o", None, false}, {"o", "o", None, false},
+		{"a", "x", ReadWrite, true}, {"a", "w", None, true}, {"a", "b", None, false}, {"a", "x", Admin, false},
+		{"w", "x", ReadOnly, false}, {"w", "w", None, true}, {"x", "x", ReadOnly, false},
+	} {
+		_, i := node(c.issuer)
+		_, s := node(c.subject)
+		if err := m.May(i, s, c.role); (err == nil) != c.ok {
+			t.Errorf("%s gives %s %s: %v", c.issuer, c.subject, c.role, err)
+		}
+	}
+}
+
+func TestEnvelope(t *testing.T) {
+	private, k := node("w")
+	e := Envelope{Document: Document{Bucket: bucket, Branch: [16]byte{2}, Dir: 77, Gen: 1}, Stream: Stream{3}, Seq: 9, Raw: []byte("raw")}
+	b, err := e.Seal(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := OpenEnvelope(b)
+	if err != nil || !reflect.DeepEqual(got, e) || got.Author != k {
+		t.Fatalf("got %+v, %v; want %+v", got, err, e)
+	}
+	for i := range b {
+		m := append([]byte(nil), b...)
+		m[i] ^= 1
+		if _, err := OpenEnvelope(m); err == nil {
+			t.Errorf("byte %d changed: accepted", i)
+		}
+	}
+	for name, change := range map[string]func(*Envelope){
+		"document":   func(e *Envelope) { e.Dir++ },
+		"branch":     func(e *Envelope) { e.Branch[0]++ },
+		"bucket":     func(e *Envelope) { e.Bucket[0]++ },
+		"generation": func(e *Envelope) { e.Gen++ },
+		"author":     func(e *Envelope) { _, e.Author = node("x") },
+		"number":     func(e *Envelope) { e.Seq++ },
+	} {
+		m := e
+		change(&m)
+		raw, err := encMode.Marshal(&m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenEnvelope(raw); !errors.Is(err, ErrInvalid) {
+			t.Errorf("replayed with another %s: %v", name, err)
+		}
+	}
+}
+
+// TestPurposesDoNotMix uses one kind's signature for another.
+func TestPurposesDoNotMix(t *testing.T) {
+	private, k := node("w")
+	sig, err := sign(private, "something else", "text")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if verify(k, grantPurpose, "text", sig) == nil {
+		t.Error("a signature is good for two purposes")
+	}
+}
+
+func TestDocumentID(t *testing.T) {
+	d := Document{Bucket: bucket, Branch: [16]byte{2}, Dir: 3, Gen: 4}
+	ids := map[[16]byte]bool{d.ID(): true}
+	for _, f := range []func(*Document){
+		func(d *Document) { d.Bucket[15]++ }, func(d *Document) { d.Branch[0]++ }, func(d *Document) { d.Dir++ }, func(d *Document) { d.Gen++ },
+	} {
+		o := d
+		f(&o)
+		ids[o.ID()] = true
+	}
+	if len(ids) != 5 {
+		t.Errorf("%d identifiers for 5 documents", len(ids))
+	}
+}
+
+func TestTicket(t *testing.T) {
+	_, owner := node("o")
+	want := Ticket{Bucket: bucket, Name: "team", Owner: owner, Issuer: owner, Addrs: []string{"10.0.0.1:4433", "[::1]:4433"}, Role: ReadWrite, Expires: 1000}
+	want.NewSecret()
+	s := want.String()
+	got, err := ParseTicket("  " + strings.ToUpper(s[:40]) + "\n" + s[40:] + "\r\n")
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	if !got.Expired(time.Unix(1000, 0)) || got.Expired(time.Unix(999, 0)) {
+		t.Error("expiry")
+	}
+	for i := len(ticketPrefix); i < len(s); i++ {
+		m := []byte(s)
+		m[i] = 'a' + (m[i]-'a'+1)%26
+		if string(m) == s {
+			continue
+		}
+		if o, err := ParseTicket(string(m)); err == nil && !reflect.DeepEqual(o, want) {
+			t.Errorf("character %d changed: %+v", i, o)
+		}
+	}
+	for _, bad := range []string{"", "alkfs-", "alkfs-abc", s[:len(s)-3], "x" + s, strings.Repeat("a", 10000)} {
+		if _, err := ParseTicket(bad); err == nil {
+			t.Errorf("%.20q accepted", bad)
+		}
+	}
+}
+
+func TestKeyText(t *testing.T) {
+	_, k := node("o")
+	if got, err := ParseKey(" " + strings.ToUpper(k.String()) + "\n"); err != nil || got != k {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if _, err := ParseKey(k.Short()); err == nil {
+		t.Error("a short key was taken for a key")
+	}
+}
+
+func FuzzOpenEnvelope(f *testing.F) {
+	private, _ := node("w")
+	e := Envelope{Seq: 1, Raw: []byte("raw")}
+	b, _ := e.Seal(private)
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if e, err := OpenEnvelope(b); err == nil {
+			if again, err := encMode.Marshal(&e); err != nil || !bytes.Equal(again, b) {
+				t.Errorf("signed, but encoded otherwise")
+			}
+		}
+	})
+}
+
+func FuzzOpenGrant(f *testing.F) {
+	private, _ := node("o")
+	g := Grant{Role: ReadOnly, Serial: 1, Name: "n"}
+	b, _ := g.Seal(private)
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) { OpenGrant(b) })
+}
+
+func FuzzParseTicket(f *testing.F) {
+	tk := Ticket{Role: ReadOnly, Addrs: []string{"a:1"}}
+	f.Add(tk.String())
+	f.Fuzz(func(t *testing.T, s string) {
+		if tk, err := ParseTicket(s); err == nil {
+			if o, err := ParseTicket(tk.String()); err != nil || !reflect.DeepEqual(o, tk) {
+				t.Errorf("%q does not come back: %v", s, err)
+			}
+		}
+	})
+}

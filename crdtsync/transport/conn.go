@@ -1,0 +1,64 @@
+package transport
+
+import (
+	"context"
+	"net"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/alkdev/alkfs/crdtsync/identity"
+)
+
+// Conn is a connection to another node.
+type Conn struct {
+	e    *Endpoint
+	q    *quic.Conn
+	peer identity.Key
+}
+
+// Peer returns the key of the other node.
+func (c *Conn) Peer() identity.Key { return c.peer }
+
+// RemoteAddr returns where the other node is now.
+func (c *Conn) RemoteAddr() net.Addr { return c.q.RemoteAddr() }
+
+// Done is closed when the connection has ended.
+func (c *Conn) Done() <-chan struct{} { return c.q.Context().Done() }
+
+// Err returns why the connection ended.
+func (c *Conn) Err() error { return context.Cause(c.q.Context()) }
+
+// Close ends the connection; reason is for the other side's log.
+func (c *Conn) Close(reason string) error { return c.q.CloseWithError(0, reason) }
+
+// OpenStream opens a stream, which the other side's AcceptStream returns once
+// something was written.
+func (c *Conn) OpenStream(ctx context.Context) (*Stream, error) {
+	s, err := c.q.OpenStreamSync(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Stream{s}, nil
+}
+
+// AcceptStream returns the next stream that the other side opened.
+func (c *Conn) AcceptStream(ctx context.Context) (*Stream, error) {
+	s, err := c.q.AcceptStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Stream{s}, nil
+}
+
+// Stream is a stream of bytes both ways. CloseWrite ends what is written, Close
+// both directions.
+type Stream struct{ *quic.Stream }
+
+// CloseWrite tells the reader that no more comes.
+func (s *Stream) CloseWrite() error { return s.Stream.Close() }
+
+// Close ends both directions; what was written before still arrives.
+func (s *Stream) Close() error {
+	s.CancelRead(0)
+	return s.Stream.Close()
+}
