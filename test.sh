@@ -2,7 +2,8 @@
 # test.sh installs what the tests need, then checks and tests everything.
 #
 #   ./test.sh             all checks and all tests (under ten minutes on two cores)
-#   ./test.sh nightly     the long variants too (the 200-round kill loop, 4 GiB files, …)
+#   ./test.sh nightly     the long variants too (the 200-round kill loop, 4 GiB files, 30 minutes
+#                         of churn, …)
 #
 # Every test file lives below one temporary directory, which is unmounted and
 # removed at the end, whatever happened. The exit status is not 0 when a step
@@ -106,7 +107,7 @@ packages=$(go list ./... | grep -v '/integration') || fail
 go test -race "${tags[@]}" -timeout 40m $packages 2>&1 | tee "$top/packages.log" || fail
 
 begin "go test (integration)"
-go test "${tags[@]}" -timeout 60m ./integration/... 2>&1 | tee "$top/integration.log" || fail
+go test "${tags[@]}" -timeout 150m ./integration/... 2>&1 | tee "$top/integration.log" || fail
 
 if [ ${#failed[@]} -gt 0 ]; then
 	printf '\n=== what failed\n'

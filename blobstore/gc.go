@@ -313,7 +313,7 @@ func (s *Store) sweepOneStaging(name string, dry bool) (size int64, dead bool, e
 	}
 	if strings.HasSuffix(name, outboardExt) {
 		dead = time.Since(fi.ModTime()) > tempAge
-	} else if err := lockStaging(f); err == nil {
+	} else if err := lockStaging(f, unix.LOCK_SH); err == nil {
 		named, err := s.sessionNames(name)
 		if err != nil {
 			return 0, false, err

@@ -80,7 +80,7 @@ func (s *Store) OpenStaging(name string) (*Staging, error) {
 }
 
 func (s *Store) staging(name string, f *os.File) (*Staging, error) {
-	if err := lockStaging(f); err != nil {
+	if err := lockStaging(f, unix.LOCK_EX); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("staging file %s: %w", name, err)
 	}
@@ -90,9 +90,10 @@ func (s *Store) staging(name string, f *os.File) (*Staging, error) {
 	return st, nil
 }
 
-// lockStaging takes the flock that says whose f is.
-func lockStaging(f *os.File) error {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+// lockStaging takes the flock that says whose f is (LOCK_EX), or that somebody
+// looks whether it is anybody's (LOCK_SH).
+func lockStaging(f *os.File, how int) error {
+	err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return ErrBusy
 	}

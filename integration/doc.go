@@ -16,7 +16,8 @@
 // Each file is named after the promise it holds: unpack_test.go (a big tree
 // comes back equal), tools_test.go (programs just work), branches_test.go,
 // sessions_test.go (what others see and when), killloop_test.go (what survives
-// kill -9), faults_test.go (full disk, damage, newer format), limits_test.go
+// kill -9), churn_test.go (what a store needs when it is used hard and looks after
+// itself), faults_test.go (full disk, damage, newer format), limits_test.go
 // (sizes and counts), users_test.go (ordinary users). deps_test.go checks the
 // direction of imports. Long variants carry the build tag nightly.
 //

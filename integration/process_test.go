@@ -19,7 +19,7 @@ import (
 const (
 	patience   = 2 * time.Minute // for what takes a moment on a quiet machine
 	toolLimit  = 8 * time.Minute // for one command of a test
-	mountLimit = 15 * time.Minute
+	mountLimit = 15*time.Minute + churnTime
 )
 
 // starts runs fork and exec on a thread that lives as long as the process: the

@@ -3,10 +3,13 @@ package writesession
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +34,16 @@ func newOwner(dir string) (*owner, error) {
 	if err := os.MkdirAll(filepath.Join(dir, stagingDir), 0o700); err != nil {
 		return nil, err
 	}
+	for {
+		o, err := tryOwner(dir)
+		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
+			continue // before it was locked a collection took it for left behind
+		}
+		return o, err
+	}
+}
+
+func tryOwner(dir string) (*owner, error) {
 	r := make([]byte, 4)
 	rand.Read(r)
 	name := fmt.Sprintf("%d-%s-%s-%s", os.Getpid(), startTime(), bootID(), hex.EncodeToString(r))
@@ -58,6 +71,10 @@ func (o *owner) release() {
 	o.lock.Close()
 }
 
+// lookTime is for how long claimDead waits for those who only look whether an
+// owner lives, who hold a shared lock meanwhile.
+const lookTime = time.Second
+
 // claimDead locks the file of an owner that no longer runs, so that of several
 // processes one cleans up after it. It reports false when the owner lives, or
 // somebody else cleans up. An owner without a file is dead.
@@ -66,11 +83,17 @@ func claimDead(dir, name string) (lock *os.File, dead bool) {
 	if err != nil {
 		return nil, false
 	}
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
-		f.Close()
-		return nil, false
+	for began := time.Now(); time.Since(began) < lookTime; time.Sleep(time.Millisecond) {
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			return f, true
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
+			break
+		}
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
 	}
-	return f, true
+	f.Close()
+	return nil, false
 }
 
 // alive reports whether the process of that name runs.
@@ -80,7 +103,7 @@ func alive(dir, name string) bool {
 		return !os.IsNotExist(err)
 	}
 	defer f.Close()
-	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+	return unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil
 }
 
 // commandLine is how this process was called, shortened.
