@@ -111,6 +111,7 @@ func (s *Store) open(ctx context.Context, o Options) error {
 	if o.ReadOnly {
 		return nil
 	}
+	s.tree.KeepWhile(s.sessions.InUse)
 	s.db.OnLost(func(error) { s.sessions.Lost() })
 	return s.withdrawLost(ctx)
 }

@@ -98,6 +98,8 @@ func TestStoreUnderChurn(t *testing.T) {
 	s.fsckDeep(t)
 	s.alkfs(t, "gc", "--keep", "1ns", "--grace", "1ns")
 	c.report(t)
+	disk, _ := diskUse(s.dir)
+	t.Logf("  disk at the end, collected: %.1f", inMiB(disk))
 	c.check(t)
 	restored := filepath.Join(t.TempDir(), "restored")
 	s.alkfs(t, "restore-store", backup, restored)

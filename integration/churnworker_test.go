@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/alkdev/alkfs"
 )
@@ -67,10 +70,20 @@ func onStore(dir string, f func(*alkfs.Store) error) error {
 // churner is a kill-loop worker that nobody kills: it knows what its files hold.
 type churner struct {
 	killFiles
-	tokens  *os.File
-	written int
-	ops     int
+	tokens   *os.File
+	written  int
+	ops      int
+	nameless struct {
+		*os.File
+		since time.Time
+		state string
+		looks int
+	}
 }
+
+// namelessFor is longer than an inode without a name is kept that nobody has
+// open.
+const namelessFor = 75 * time.Second
 
 func churnIn(ctx context.Context, dir string, seed uint64, tokens string) error {
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
@@ -83,9 +96,10 @@ func churnIn(ctx context.Context, dir string, seed uint64, tokens string) error 
 		return err
 	}
 	defer w.tokens.Close()
+	defer func() { w.nameless.Close() }()
 	steps := []func(string) error{
 		w.unsynced, w.unsynced, w.unsynced, w.unsynced, w.unsynced, w.unsynced, w.plainRemove, w.plainRemove,
-		w.plainMove, w.plainMove, w.attributes, w.tree, w.replace, w.overwrite, w.appendTo, w.truncate, w.remove, w.move,
+		w.plainMove, w.plainMove, w.attributes, w.tree, w.unlinked, w.replace, w.overwrite, w.appendTo, w.truncate, w.remove, w.move,
 	}
 	for ctx.Err() == nil {
 		name := fmt.Sprintf("f%d", w.rng.IntN(20))
@@ -107,7 +121,7 @@ func churnIn(ctx context.Context, dir string, seed uint64, tokens string) error 
 	if err != nil || len(entries) != len(w.content) {
 		return fmt.Errorf("%d entries, made %d: %w", len(entries), len(w.content), err)
 	}
-	fmt.Printf("%d operations, %d files at the end\n", w.ops, len(w.content))
+	fmt.Printf("%d operations, %d files at the end, %d looks at removed ones\n", w.ops, len(w.content), w.nameless.looks)
 	return nil
 }
 
@@ -167,6 +181,40 @@ func (w *churner) tree(name string) error {
 		os.Rename(top, moved),
 		os.RemoveAll(moved),
 	)
+}
+
+// unlinked keeps a file open that was removed, and looks at it when whatever is
+// not open would have been pruned.
+func (w *churner) unlinked(string) error {
+	n := &w.nameless
+	if n.File != nil {
+		if time.Since(n.since) < namelessFor {
+			return nil
+		}
+		_ = unix.Fadvise(int(n.Fd()), 0, 0, unix.FADV_DONTNEED) // so that the daemon is asked
+		got, err := io.ReadAll(io.NewSectionReader(n, 0, 1<<40))
+		if err != nil || stateOf(got, true) != n.state {
+			return fmt.Errorf("a file that was removed while open: %d bytes, %w", len(got), err)
+		}
+		n.looks++
+		err = n.Close()
+		n.File = nil
+		return err
+	}
+	b := w.bytes()
+	if n.looks%2 == 1 {
+		b = make([]byte, 1<<20)
+	}
+	path := w.path("nameless")
+	if err := os.WriteFile(path, b, 0o644); err != nil {
+		return err
+	}
+	var err error
+	if n.File, err = os.Open(path); err != nil {
+		return err
+	}
+	n.since, n.state = time.Now(), stateOf(b, true)
+	return os.Remove(path)
 }
 
 // churnBranches forks, writes, snapshots, merges and drops, and leaves a few of

@@ -10,9 +10,10 @@ import (
 // fork, a snapshot, or as a merge base.
 type pins struct {
 	of    map[int64]*branchPins
-	gone  []int64      // branches of which nothing is needed, children first
-	live  bool         // some branch follows its parent
-	roots map[Ino]bool // root directories
+	gone  []int64        // branches of which nothing is needed, children first
+	ways  map[int64]bool // those of them over which a way leads from one branch that is needed to another
+	live  bool           // some branch follows its parent
+	roots map[Ino]bool   // root directories
 }
 
 type branchPins struct {
@@ -64,6 +65,7 @@ func loadPins(tx *schema.Tx, before schema.Stamp) (*pins, error) {
 			q.head = q.head || b.live
 		}
 	}
+	p.findWays(merges, before)
 	for _, m := range snapshots {
 		p.pin(m.from)
 	}
@@ -92,6 +94,61 @@ func (p *pins) loadBranches(tx *schema.Tx) (order []*branchPins, err error) {
 		p.roots[Ino(s.ColumnInt64(5))] = true
 		p.of[b.id] = b
 		order = append(order, b)
+	}
+}
+
+// findWays sets ways. Forks and merges join branches; those that are gone fall
+// into groups that hang together, and a group matters to merges to come only when
+// it joins two branches that are needed, and to Log while a merge from it is young.
+func (p *pins) findWays(merges []momentPair, before schema.Stamp) {
+	group := map[int64]int64{} // union-find over the gone
+	var find func(id int64) int64
+	find = func(id int64) int64 {
+		if up, ok := group[id]; ok && up != id {
+			group[id] = find(up)
+			return group[id]
+		}
+		return id
+	}
+	isGone := func(id int64) bool { return p.of[id] != nil && p.of[id].gone }
+	join := func(a, b int64) {
+		if isGone(a) && isGone(b) {
+			group[find(a)] = find(b)
+		}
+	}
+	for _, id := range p.gone {
+		join(id, p.of[id].parent)
+	}
+	for _, m := range merges {
+		join(m.from.branch, m.in.branch)
+	}
+	first := map[int64]int64{} // by group: one needed branch that it touches
+	ways := map[int64]bool{}   // by group
+	touch := func(gone, other int64) {
+		if !isGone(gone) || isGone(other) || other == 0 {
+			return
+		}
+		g := find(gone)
+		if f, ok := first[g]; ok && f != other {
+			ways[g] = true
+		}
+		first[g] = other
+	}
+	for _, id := range p.gone {
+		touch(id, p.of[id].parent)
+	}
+	for _, m := range merges {
+		touch(m.from.branch, m.in.branch)
+		touch(m.in.branch, m.from.branch)
+		if m.in.stamp >= before && isGone(m.from.branch) {
+			ways[find(m.from.branch)] = true
+		}
+	}
+	p.ways = map[int64]bool{}
+	for _, id := range p.gone {
+		if ways[find(id)] {
+			p.ways[id] = true
+		}
 	}
 }
 

@@ -10,17 +10,22 @@ import (
 	"github.com/alkdev/alkfs/schema"
 )
 
-// orphanAge is how long an inode without a name is kept at least: a program may
-// have it open.
-const orphanAge = 24 * time.Hour
+// orphanAge is how long an inode without a name is kept at least: whoever opens
+// it needs a moment to say so (KeepWhile).
+const orphanAge = time.Minute
 
 // pruner remembers where the last Prune stopped.
 type pruner struct {
 	mu     sync.Mutex
+	inUse  func(Ino) bool // see KeepWhile; may be nil
 	before schema.Stamp
 	pass   int
 	at     []any // key of the last group seen in the pass: parent and name, ino, or ino and name
 }
+
+// KeepWhile has Prune spare inodes without a name as long as inUse says that some
+// process has them open. It is called once, before anything is pruned.
+func (t *Tree) KeepWhile(inUse func(Ino) bool) { t.prune.inUse = inUse }
 
 // Prune removes versions that were superseded before the given stamp and that
 // no head, fork, snapshot or merge base shows, inodes that no version names any
@@ -151,6 +156,7 @@ func (s *sweep) inodes(p *pruner, limit int) error {
 		if err != nil {
 			return err
 		}
+		orphan = orphan && (p.inUse == nil || !p.inUse(ino))
 		for k, r := range rows {
 			if gone[k] || orphan {
 				if err := deleteInode(s.tx, ino, r.version); err != nil {
@@ -266,15 +272,18 @@ func bindName(s *sqlite.Stmt, param int, name string) {
 	s.BindBytes(param, []byte(name))
 }
 
-// branches removes the rows of branches of which nothing is left. One that was
-// merged into another stays as a row: the way from one merge to the next may
-// lead over it.
+// branches removes the rows of branches of which nothing is left, and those of
+// their merges. One stays as long as a way leads over it: the next merge between
+// the branches at its ends may need it.
 func (s *sweep) branches(p *pruner, _ int) error {
 	p.at = nil
 	for _, id := range s.pins.gone {
+		if s.pins.ways[id] {
+			continue
+		}
 		q := s.tx.Stmt(`SELECT EXISTS (SELECT 1 FROM dentry WHERE branch = ?1) OR EXISTS (SELECT 1 FROM inode WHERE branch = ?1)
 			OR EXISTS (SELECT 1 FROM xattr WHERE branch = ?1) OR EXISTS (SELECT 1 FROM branch WHERE parent = ?1)
-			OR EXISTS (SELECT 1 FROM merge WHERE src = ?1) OR EXISTS (SELECT 1 FROM write_session WHERE branch = ?1)`)
+			OR EXISTS (SELECT 1 FROM write_session WHERE branch = ?1)`)
 		q.BindInt64(1, id)
 		if _, err := q.Step(); err != nil {
 			return err
@@ -282,7 +291,7 @@ func (s *sweep) branches(p *pruner, _ int) error {
 		if q.ColumnInt64(0) != 0 {
 			continue
 		}
-		for _, query := range []string{"DELETE FROM merge WHERE dst = ?1", "DELETE FROM branch WHERE id = ?1"} {
+		for _, query := range []string{"DELETE FROM merge WHERE dst = ?1 OR src = ?1", "DELETE FROM branch WHERE id = ?1"} {
 			q := s.tx.Stmt(query)
 			q.BindInt64(1, id)
 			if err := run(q); err != nil {

@@ -91,16 +91,76 @@ func TestPruneSparesOpenFiles(t *testing.T) {
 	w, c := newWorld(t), texts{}
 	w.script(w.main, c, "f a 1")
 	in := w.mustStat(w.main, "a")
+	open := true
+	w.tree.KeepWhile(func(ino Ino) bool { return open && ino == in.Ino })
 	w.script(w.main, c, "- a")
 	w.age()
+	kept := func() bool {
+		w.pruneAll(w.stamp(), 0)
+		found := false
+		w.read(func(tx *schema.Tx) error {
+			got, err := w.main.Inode(tx, in.Ino)
+			if found = err == nil; found && (got.Nlink != 0 || got.Hash != in.Hash) {
+				t.Errorf("%+v", got)
+			}
+			return nil
+		})
+		return found
+	}
+	if !kept() {
+		t.Error("removed before anybody could say that it is open")
+	}
+	w.later(2 * orphanAge)
+	if !kept() {
+		t.Error("removed while it is open")
+	}
+	open = false
+	if kept() {
+		t.Error("kept with nobody to see it")
+	}
+}
+
+// TestPruneForgetsMergedBranches forks, merges and drops: the rows of branches
+// and merges must not become ever more, and one that two others have must stay.
+func TestPruneForgetsMergedBranches(t *testing.T) {
+	w, c := newWorld(t), texts{}
+	w.script(w.main, c, "f a 1")
+	other := w.fork(w.main, "other", Origin{})
+	both := w.fork(w.main, "both", Origin{})
+	w.script(both, c, "f b 1")
+	merge := func(src, dst *View) {
+		w.write(func(tx *schema.Tx) error {
+			_, err := w.tree.Merge(tx, src, dst, MergeOptions{Strategy: Theirs})
+			return err
+		})
+	}
+	drop := func(v *View) {
+		w.write(func(tx *schema.Tx) error { return w.tree.RemoveBranch(tx, v.Branch().ID) })
+	}
+	merge(both, w.main)
+	merge(both, other)
+	drop(both)
+	for k := range 10 {
+		v := w.fork(w.main, fmt.Sprint("v", k), Origin{})
+		w.script(v, c, fmt.Sprintf("f v %d", k))
+		child := w.fork(v, fmt.Sprint("child", k), Origin{})
+		w.script(child, c, fmt.Sprintf("f child %d", k))
+		merge(child, w.main)
+		merge(v, w.main)
+		drop(v)
+		drop(child)
+		w.age()
+	}
+	w.later(48 * time.Hour)
 	w.pruneAll(w.stamp(), 0)
-	w.read(func(tx *schema.Tx) error {
-		got, err := w.main.Inode(tx, in.Ino)
-		if err != nil || got.Nlink != 0 || got.Hash != in.Hash {
-			t.Errorf("%+v %v", got, err)
+	w.pruneAll(w.stamp(), 0) // children first, then what they were forked from
+	for query, want := range map[string]int64{"SELECT count(*) FROM branch": 3, "SELECT count(*) FROM merge": 2} {
+		if n := w.count(query); n != want {
+			t.Errorf("%s: %d, want %d", query, n, want)
 		}
-		return nil
-	})
+	}
+	w.wantTree(w.main, c, "a=1 b=1 child=9 v=9")
+	w.check()
 }
 
 func TestPruneModel(t *testing.T) {

@@ -18,6 +18,10 @@ var (
 	walPagesMost    = 16384 // pages in the WAL at which writers wait for a checkpoint
 )
 
+// readersWait is how long a writer waits for readers to leave a WAL of twice
+// walPagesMost.
+const readersWait = 100 * time.Millisecond
+
 // checkpointLoop copies the WAL into the database beside the writer, so that
 // the writer only ever waits for the short tail that remains.
 func (db *DB) checkpointLoop(ctx context.Context) {
@@ -58,15 +62,26 @@ func (db *DB) checkpointLoop(ctx context.Context) {
 	}
 }
 
-// boundWAL checkpoints before a writer that outruns checkpointLoop goes on. No
-// transaction may be open. mu must be held, over the I/O too: to hold up
-// writers is the purpose.
+// boundWAL checkpoints before a writer that outruns checkpointLoop goes on. When
+// readers follow each other so closely that there is always one in the WAL, it
+// never begins anew by itself; then the writer waits for those that are there,
+// while new ones, who find that all is in the database file, stay out of it. One
+// that stays long costs the writer readersWait every walLookEvery commits, and
+// the WAL grows until it leaves. No transaction may be open. mu must be held, over
+// the I/O too: to hold up writers is the purpose.
 func (db *DB) boundWAL() {
 	if db.stats.commits.Load()%walLookEvery != 0 {
 		return
 	}
-	if pages, _ := db.mu.tx.checkpoint("NOOP"); pages >= walPagesMost {
-		db.mu.tx.checkpoint("PASSIVE")
+	tx := &db.mu.tx
+	pages, _ := tx.checkpoint("NOOP")
+	if pages >= walPagesMost {
+		tx.checkpoint("PASSIVE")
+	}
+	if pages >= 2*walPagesMost {
+		tx.conn.SetBusyTimeout(readersWait)
+		tx.checkpoint("RESTART")
+		tx.conn.SetBusyTimeout(0)
 	}
 }
 

@@ -195,6 +195,7 @@ func openConn(path string, readOnly bool) (*sqlite.Conn, error) {
 		"PRAGMA foreign_keys = ON",
 		"PRAGMA synchronous = NORMAL",
 		"PRAGMA wal_autocheckpoint = 0",
+		fmt.Sprintf("PRAGMA journal_size_limit = %d", walPagesMost*4096), // what a long reader made it grow beyond is given back
 		"PRAGMA temp_store = MEMORY",
 		fmt.Sprintf("PRAGMA cache_size = %d", cachePages),
 	} {

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// background records sessions that are older than Options.PersistAfter,
-// publishes what deferred flushes left, and follows the policies of the buckets,
-// until ctx ends.
+// background tells other processes which files are open, records sessions that
+// are older than Options.PersistAfter, publishes what deferred flushes left, and
+// follows the policies of the buckets, until ctx ends.
 func (s *Sessions) background(ctx context.Context) {
 	every := s.opts.PersistAfter
 	t := time.NewTicker(every)
@@ -20,6 +20,7 @@ func (s *Sessions) background(ctx context.Context) {
 			return
 		case <-t.C:
 		}
+		s.holdOpen()
 		if gen := s.db.Generation(); gen != seen {
 			if err := s.Policies(); err != nil {
 				s.log.Warn("policies not read", "error", err)

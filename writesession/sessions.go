@@ -39,13 +39,14 @@ type Sessions struct {
 	log   *slog.Logger
 	owner *owner // nil when the store is read-only
 
-	// mu guards files, File.next and File.refs. Nothing else is locked, and
-	// no I/O done, while it is held.
+	// mu guards files, inUse.held, File.next and File.refs. Nothing else is
+	// locked, and no I/O done, while it is held.
 	mu struct {
 		sync.Mutex
 		files  map[pathtree.Ino]*File // one chain per inode, a File per surface and branch
 		closed bool
 	}
+	inUse     inUse
 	exclusive atomic.Pointer[map[int64]bool] // buckets that allow one writer of a file
 
 	stop  context.CancelFunc
@@ -81,7 +82,12 @@ func New(ctx context.Context, db *schema.DB, tree *pathtree.Tree, blobs *blobsto
 	if s.owner, err = newOwner(db.Dir()); err != nil {
 		return nil, fmt.Errorf("sessions: %w", err)
 	}
+	if s.inUse, err = openInUse(db.Dir()); err != nil {
+		s.owner.release()
+		return nil, fmt.Errorf("sessions: %w", err)
+	}
 	if err := s.takeOver(ctx); err != nil {
+		s.inUse.close()
 		s.owner.release()
 		return nil, fmt.Errorf("sessions: %w", err)
 	}
@@ -113,6 +119,7 @@ func (s *Sessions) Close(ctx context.Context) error {
 	}
 	if s.owner != nil {
 		errs = append(errs, s.db.Commit())
+		s.inUse.close()
 		s.owner.release()
 	}
 	return errors.Join(errs...)
@@ -191,6 +198,7 @@ func (s *Sessions) forget(f *File) bool {
 			s.mu.files[f.ino] = f.next
 		default:
 			delete(s.mu.files, f.ino)
+			s.letGo(f.ino)
 		}
 		f.next = nil
 		return true
