@@ -46,8 +46,8 @@ func (q Queue) Waiting(tx *schema.Tx, payload []byte) (bool, error) {
 	return s.Step()
 }
 
-// Next returns when the earliest ready job is due, the zero time when there is
-// none, and whether a job is claimed.
+// Next returns when the earliest ready job may be claimed, the zero time when there
+// is none, and whether a job is claimed.
 func (q Queue) Next(tx *schema.Tx) (due time.Time, claimed bool, err error) {
 	s := tx.Stmt("SELECT min(due) FILTER (WHERE state = 1), count(*) FILTER (WHERE state = 2) FROM job WHERE queue = ? AND state IN (1, 2)")
 	s.BindText(1, q.Name)
@@ -57,7 +57,15 @@ func (q Queue) Next(tx *schema.Tx) (due time.Time, claimed bool, err error) {
 	if ns := s.ColumnInt64(0); ns != 0 {
 		due = time.Unix(0, ns)
 	}
-	return due, s.ColumnInt(1) > 0, nil
+	claimed = s.ColumnInt(1) > 0
+	if due.IsZero() {
+		return due, claimed, nil
+	}
+	_, wait, err := q.limits().Take(tx, q.rateName(), q.Rate, 0)
+	if permit := clockOr(q.Clock).Now().Add(wait); wait > 0 && permit.After(due) {
+		due = permit
+	}
+	return due, claimed, err
 }
 
 // PutBack ends a claim as if it had not been: the job is due after wait, and
@@ -92,25 +100,6 @@ func (q Queue) Trim(tx *schema.Tx, payload []byte, keep int) error {
 	s.BindText(1, q.Name)
 	bindBytes(s, 2, payload)
 	s.BindInt64(3, int64(keep))
-	_, err := s.Step()
-	return err
-}
-
-// Cursor returns the durable place of a named consumer, 0 when it has none.
-func Cursor(tx *schema.Tx, name string) (int64, error) {
-	s := tx.Stmt("SELECT seq FROM cursor WHERE name = ?")
-	s.BindText(1, name)
-	if ok, err := s.Step(); err != nil || !ok {
-		return 0, err
-	}
-	return s.ColumnInt64(0), nil
-}
-
-// SetCursor stores the place of a named consumer.
-func SetCursor(tx *schema.Tx, name string, seq int64) error {
-	s := tx.Stmt("INSERT INTO cursor (name, seq) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET seq = excluded.seq")
-	s.BindText(1, name)
-	s.BindInt64(2, seq)
 	_, err := s.Step()
 	return err
 }

@@ -36,6 +36,7 @@ type Queue struct {
 	MaxAttempts int           // claims before a job is dead; default 10
 	Backoff     time.Duration // wait after the first failure, doubled each time; default 1 s
 	MaxBackoff  time.Duration // default 10 min
+	Rate        Rate          // of claims, over all workers; default: no limit
 	Clock       Clock         // default: the machine's
 }
 
@@ -72,7 +73,8 @@ func (q Queue) Enqueue(tx *schema.Tx, payload []byte, priority int64, delay time
 }
 
 // Claim hands at most n due jobs to worker, who must settle each by Ack or Fail
-// within visible, or prolong it by Heartbeat; then they are due again.
+// within visible, or prolong it by Heartbeat; then they are due again. It hands
+// out none while Rate has no permits left; Next tells when to come again.
 func (q Queue) Claim(tx *schema.Tx, worker string, n int, visible time.Duration) ([]Job, error) {
 	if err := q.reap(tx); err != nil {
 		return nil, err
@@ -82,9 +84,14 @@ func (q Queue) Claim(tx *schema.Tx, worker string, n int, visible time.Duration)
 	s.BindInt64(2, clockOr(q.Clock).Now().UnixNano())
 	s.BindInt64(3, int64(n))
 	jobs, err := scanJobs(s)
+	if err != nil || len(jobs) == 0 {
+		return nil, err
+	}
+	permits, _, err := q.limits().Take(tx, q.rateName(), q.Rate, len(jobs))
 	if err != nil {
 		return nil, err
 	}
+	jobs = jobs[:permits]
 	boot, now := clockOr(q.Clock).Boot()
 	for i := range jobs {
 		j := &jobs[i]
@@ -104,6 +111,9 @@ func (q Queue) Claim(tx *schema.Tx, worker string, n int, visible time.Duration)
 	}
 	return jobs, nil
 }
+
+func (q Queue) limits() Limits   { return Limits{Clock: q.Clock} }
+func (q Queue) rateName() string { return "queue/" + q.Name }
 
 // Heartbeat makes the claim last visible from now.
 func (q Queue) Heartbeat(tx *schema.Tx, claim Job, visible time.Duration) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"sort"
 
 	"github.com/alkdev/alkfs/schema"
 )
@@ -40,6 +41,40 @@ func Since(tx *schema.Tx, seq int64, limit int) ([]Event, error) {
 // Last returns the sequence number of the newest event, 0 when there is none.
 func Last(tx *schema.Tx) (int64, error) { return edge(tx, "SELECT max(seq) FROM event") }
 
+// Before returns the number of the newest event that was made before the stamp,
+// so that what follows it is what happened since: 0 when all of it is kept, and
+// ErrFellBehind when events as old as that are not. Sequence numbers are dense and
+// stamps rise with them, so it looks at few.
+func Before(tx *schema.Tx, stamp schema.Stamp) (int64, error) {
+	first, err := edge(tx, "SELECT min(seq) FROM event")
+	if err != nil || first == 0 {
+		return 0, err
+	}
+	last, err := Last(tx)
+	if err != nil {
+		return 0, err
+	}
+	s := tx.Stmt("SELECT stamp FROM event WHERE seq = ?")
+	younger := func(seq int64) bool {
+		if err != nil {
+			return true
+		}
+		_ = s.Reset()
+		s.BindInt64(1, seq)
+		var ok bool
+		ok, err = s.Step()
+		return err == nil && (!ok || schema.Stamp(s.ColumnInt64(0)) >= stamp)
+	}
+	n := sort.Search(int(last-first+1), func(i int) bool { return younger(first + int64(i)) })
+	switch {
+	case err != nil:
+		return 0, err
+	case n == 0 && first > 1:
+		return 0, ErrFellBehind
+	}
+	return first + int64(n) - 1, nil
+}
+
 func edge(tx *schema.Tx, query string) (int64, error) {
 	s := tx.Stmt(query)
 	if _, err := s.Step(); err != nil {
@@ -51,6 +86,12 @@ func edge(tx *schema.Tx, query string) (int64, error) {
 // Watch yields the events after seq as they are committed, by any process,
 // until ctx ends or an error is yielded. A slow consumer holds up nobody.
 func Watch(ctx context.Context, db *schema.DB, seq int64) iter.Seq2[Event, error] {
+	return watch(ctx, db, seq, func() bool { return true })
+}
+
+// watch is Watch that calls pause when all events it has read were taken, and
+// ends when that returns false.
+func watch(ctx context.Context, db *schema.DB, seq int64, pause func() bool) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		for {
 			gen := db.Generation()
@@ -66,6 +107,9 @@ func Watch(ctx context.Context, db *schema.DB, seq int64) iter.Seq2[Event, error
 				seq = e.Seq
 			}
 			if len(events) > 0 {
+				if !pause() {
+					return
+				}
 				continue
 			}
 			if _, err := db.Wait(ctx, gen); err != nil {

@@ -61,15 +61,12 @@ func (v *View) newDirIno(tx *schema.Tx, parent Ino, name string) (Ino, error) {
 func (t *Tree) newFileIno(tx *schema.Tx) (Ino, error) {
 	tag := t.tag.Load()
 	if tag == 0 {
-		s := tx.Stmt(`SELECT key FROM node WHERE id = ?`)
-		s.BindInt64(1, schema.LocalNode)
-		if ok, err := s.Step(); err != nil {
+		key, err := tx.NodeKey(schema.LocalNode)
+		if err != nil {
 			return 0, err
-		} else if !ok {
+		} else if key == nil {
 			return 0, schema.ErrDamaged
 		}
-		key := make([]byte, s.ColumnLen(0))
-		s.ColumnBytes(0, key)
 		h := blobstore.Sum(key)
 		tag = binary.BigEndian.Uint64(h[:])>>(64-tagBits)<<countBits | tagKnown
 		t.tag.Store(tag)

@@ -31,8 +31,11 @@ var ddl2 string
 //go:embed ddl3.sql
 var ddl3 string
 
+//go:embed ddl4.sql
+var ddl4 string
+
 // migrations[i] brings format i to format i+1.
-var migrations = []string{ddl, ddl2, ddl3}
+var migrations = []string{ddl, ddl2, ddl3, ddl4}
 
 // Format is the database format this package writes.
 var Format = len(migrations)

@@ -78,6 +78,18 @@ func (tx *Tx) ObserveStamp(s Stamp) {
 	}
 }
 
+// NodeKey returns the public key of a node, nil when the store does not know it.
+func (tx *Tx) NodeKey(id int64) ([]byte, error) {
+	s := tx.Stmt("SELECT key FROM node WHERE id = ?")
+	s.BindInt64(1, id)
+	if ok, err := s.Step(); err != nil || !ok {
+		return nil, err
+	}
+	key := make([]byte, s.ColumnLen(0))
+	s.ColumnBytes(0, key)
+	return key, nil
+}
+
 // NextIno returns the next value of the store's file inode counter.
 func (tx *Tx) NextIno() int64 {
 	tx.ino++

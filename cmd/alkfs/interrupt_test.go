@@ -57,7 +57,7 @@ func TestInterruptEndsACommandThatWaits(t *testing.T) {
 	ctx, cancel = context.WithCancel(t.Context())
 	var errs bytes.Buffer
 	out := &onFirst{f: cancel, rest: new(bytes.Buffer)}
-	if status := newApp(nil, out, &errs).run(ctx, []string{"watch", "--after", "0"}); status != statusOK {
+	if status := newApp(nil, out, &errs).run(ctx, []string{"watch", "--since", "0"}); status != statusOK {
 		t.Errorf("watch: status %d, %s", status, errs.String())
 	}
 
