@@ -174,7 +174,7 @@ func (b *Blob) Hash() Hash { return b.hash }
 // Size returns the size of the content in bytes.
 func (b *Blob) Size() int64 { return b.size }
 
-// File returns the blob's file, or nil when it is inline. It is for passthrough,
+// File returns the blob's file, or nil when it is inline. It is for
 // copy_file_range and SEEK_HOLE, and never to be written.
 func (b *Blob) File() *os.File {
 	if b.file == nil {

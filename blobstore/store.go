@@ -49,6 +49,7 @@ type Store struct {
 	hashing  chan hashTask
 	newFiles syncQueue
 	suspect  chan Hash
+	shield   shield
 	counts   struct{ verified, hashed atomic.Int64 }
 
 	stop context.CancelFunc
@@ -126,6 +127,7 @@ func (s *Store) Close() error {
 		delete(s.mu.files, h)
 	}
 	s.mu.idle.Init()
+	s.shield.close()
 	return err
 }
 

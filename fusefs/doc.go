@@ -30,10 +30,19 @@
 // # I/O through the kernel
 //
 // On read-only mounts, and elsewhere if asked for, large files are read from
-// their blobs by the kernel itself (passthrough). A blob's file is opened for
-// reading only and given to opens for reading only: see ioMode, the one place
-// that decides. go-fuse's high-level API, which would have saved the node table,
-// gives a writer the reader's backing file and so overwrites blobs.
+// their blobs by the kernel itself (passthrough). A blob's file is opened
+// through a mount of its own that is read-only, and given to opens for reading
+// only: see ioMode, the one place that decides. go-fuse's high-level API, which
+// would have saved the node table, gives a writer the reader's backing file and
+// so overwrites blobs.
+//
+// A writable mount does not do it by itself. A descriptor stays on its backing
+// file, and a write through the same mount must be seen by it, so the write
+// would have to go to that file. But it is the blob, which other branches,
+// mounts and processes read: it would have to be replaced by a copy, on the
+// disk before the open for writing returns, and all its other users moved over,
+// where those that another kernel mount bound cannot be. Private backing files
+// would do, where the disk makes them without copying (reflinks); ext4 does not.
 //
 // # Locks
 //

@@ -18,9 +18,10 @@ import (
 
 const (
 	fsType = "alkfs" // shown as fuse.alkfs
-	// requestBytes is the size of the largest read or write: at a whole MiB
-	// the header would not fit into the kernel's limit of 256 pages.
-	requestBytes = 1016 << 10
+	// requestBytes is the size of the largest read or write, a span of the blob
+	// store: smaller ones split groups and read-ahead windows. Replies are not
+	// spliced, for which the header would not fit the kernel's 256 pages.
+	requestBytes = 1 << 20
 	// readAheadKB is how far ahead the kernel reads; by itself it stops at 128.
 	readAheadKB = 2048
 )

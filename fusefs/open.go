@@ -3,6 +3,7 @@ package fusefs
 import (
 	"errors"
 	"io"
+	"os"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -18,11 +19,12 @@ import (
 // file. An open that does not fit fails with EIO there, so it is never sent.
 //
 // Passed through, reads see the blob of the content the file had when it was
-// opened. A backing file opened for reading only still takes the writes of a
-// writable open that shares it, which would change a blob; so no open that can
-// write, or truncates, ever gets a backing file. When one comes while others
-// read through, the node is given up: the kernel looks the name up again, gets
-// another node for the same inode and opens that one.
+// opened. The kernel opens a backing file anew with the flags of each open that
+// shares it, so that one for writing would change a blob; so no open that can
+// write, or truncates, ever gets a backing file, and if one did, the kernel
+// would refuse it (Blob.Shielded). When one comes while others read through, the
+// node is given up: the kernel looks the name up again, gets another node for
+// the same inode and opens that one.
 type ioMode struct {
 	cached  int // opens through the page cache
 	through int // opens passed through to backing, which shows hash
@@ -35,10 +37,12 @@ type ioMode struct {
 func (fs *fileSystem) bind(h *handle, flags uint32, out *fuse.OpenOut) error {
 	n := h.node
 	var blob *blobstore.Blob
+	var f *os.File
 	if fs.passthrough.Load() && !h.writable && flags&unix.O_TRUNC == 0 {
-		if b, clean := h.file.ReadOnlyBlob(); clean && b != nil && b.File() != nil {
-			blob = b
-		}
+		blob, f = fs.backing(h)
+	}
+	if f != nil {
+		defer f.Close()
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -50,7 +54,7 @@ func (fs *fileSystem) bind(h *handle, flags uint32, out *fuse.OpenOut) error {
 	case io.through > 0:
 		fs.nodes.detach(n)
 		return syscall.ESTALE
-	case blob != nil && io.cached == 0 && fs.register(io, blob):
+	case f != nil && io.cached == 0 && fs.register(io, blob, f):
 		io.through++
 		h.passthrough = true
 	default:
@@ -69,17 +73,41 @@ func (fs *fileSystem) bind(h *handle, flags uint32, out *fuse.OpenOut) error {
 	return nil
 }
 
-// register gives the kernel the file of blob. It reports false, and passes
-// nothing through from then on, where the kernel does not take it.
-func (fs *fileSystem) register(io *ioMode, blob *blobstore.Blob) bool {
-	id, errno := fs.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(blob.File().Fd())})
+// backing returns the blob that reads of h may see, nil if there is none, and
+// its file to be given to the kernel, if the kernel needs it.
+func (fs *fileSystem) backing(h *handle) (*blobstore.Blob, *os.File) {
+	b, clean := h.file.ReadOnlyBlob()
+	if !clean || b == nil || b.File() == nil {
+		return nil, nil
+	}
+	h.node.mu.Lock()
+	open := h.node.mu.io.cached > 0 || h.node.mu.io.through > 0
+	h.node.mu.Unlock()
+	if open {
+		return b, nil
+	}
+	f, err := b.Shielded()
+	if err != nil && !errors.Is(err, blobstore.ErrMissing) { // collected: the handle has it still
+		fs.noPassthrough(err)
+	}
+	return b, f
+}
+
+// register gives the kernel f, the file of blob, and reports whether it took it.
+func (fs *fileSystem) register(io *ioMode, blob *blobstore.Blob, f *os.File) bool {
+	id, errno := fs.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(f.Fd())})
 	if errno != 0 {
-		fs.passthrough.Store(false)
-		fs.log.Info("reads go through the daemon: the kernel takes no backing files", keyError, errno)
+		fs.noPassthrough(errno)
 		return false
 	}
 	io.backing, io.hash = id, blob.Hash()
 	return true
+}
+
+// noPassthrough passes nothing through from now on.
+func (fs *fileSystem) noPassthrough(why error) {
+	fs.passthrough.Store(false)
+	fs.log.Info("reads go through the daemon: the kernel takes no backing files", keyError, why)
 }
 
 // unbind takes back what bind counted.

@@ -23,7 +23,17 @@ type bench struct {
 	took    map[string]map[string][]time.Duration // workload, system → durations
 }
 
-type system struct{ name, dir string }
+type system struct {
+	name, dir string
+	large     bool // takes part in reads of a large file only
+}
+
+// readers are further mounts of the store of alkfs, on which large files are
+// read as its users can choose to.
+var readers = []struct{ name, flag string }{
+	{"passthrough", "--passthrough"},
+	{"read-only", "--read-only"},
+}
 
 type server struct {
 	cmd *exec.Cmd
@@ -86,7 +96,7 @@ func (b *bench) prepare() error {
 	return command(b.repo, "git", "commit", "-q", "-m", "all")
 }
 
-// mountAll makes the three systems afresh.
+// mountAll makes all systems afresh.
 func (b *bench) mountAll(rep int) ([]system, error) {
 	at := func(name string) (string, error) {
 		d := filepath.Join(b.dir, fmt.Sprintf("%s-%d", name, rep))
@@ -109,7 +119,18 @@ func (b *bench) mountAll(rep int) ([]system, error) {
 	if err := b.serve(mnt, b.alkfs, "--store", store, "mount", mnt); err != nil {
 		return nil, err
 	}
-	return []system{{"native", native}, {"loopback", loop}, {"alkfs", mnt}}, nil
+	systems := []system{{name: "native", dir: native}, {name: "loopback", dir: loop}, {name: "alkfs", dir: mnt}}
+	for _, r := range readers {
+		dir, err := at(r.name)
+		if err != nil {
+			return nil, err
+		}
+		if err := b.serve(dir, b.alkfs, "--store", store, "mount", r.flag, dir); err != nil {
+			return nil, err
+		}
+		systems = append(systems, system{r.name, dir, true})
+	}
+	return systems, nil
 }
 
 // serve starts a server and waits until its mount is there.

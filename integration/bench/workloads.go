@@ -20,6 +20,7 @@ type workload struct {
 	cold       bool    // caches are dropped before it
 	warm       bool    // it runs once before it is timed
 	after      string  // the workload whose leavings it uses
+	large      bool    // it only reads a large file
 	run        func(dir string) error
 }
 
@@ -88,12 +89,12 @@ func (b *bench) workloads() []workload {
 		{name: "write", says: "write " + size + " and close", unit: "MB/s", amount: mb, run: func(dir string) error {
 			return writeBig(filepath.Join(dir, "big"), big)
 		}},
-		{name: "read-cold", after: "write", says: "read " + size + ", cold", unit: "MB/s", amount: mb, cold: true, run: func(dir string) error { return readFile(filepath.Join(dir, "big")) }},
-		{name: "read-warm", after: "write", says: "read " + size + ", warm", unit: "MB/s", amount: mb, warm: true, run: func(dir string) error { return readFile(filepath.Join(dir, "big")) }},
-		{name: "random", after: "write", says: "4 KiB random reads, warm", unit: "/s", amount: float64(reads), warm: true, run: func(dir string) error {
+		{name: "read-cold", after: "write", large: true, says: "read " + size + ", cold", unit: "MB/s", amount: mb, cold: true, run: func(dir string) error { return readFile(filepath.Join(dir, "big")) }},
+		{name: "read-warm", after: "write", large: true, says: "read " + size + ", warm", unit: "MB/s", amount: mb, warm: true, run: func(dir string) error { return readFile(filepath.Join(dir, "big")) }},
+		{name: "random", after: "write", large: true, says: "4 KiB random reads, warm", unit: "/s", amount: float64(reads), warm: true, run: func(dir string) error {
 			return randomReads(filepath.Join(dir, "big"), big, reads)
 		}},
-		{name: "random-cold", after: "write", says: "4 KiB random reads, cold", unit: "/s", amount: float64(reads / 20), cold: true, run: func(dir string) error {
+		{name: "random-cold", after: "write", large: true, says: "4 KiB random reads, cold", unit: "/s", amount: float64(reads / 20), cold: true, run: func(dir string) error {
 			return randomReads(filepath.Join(dir, "big"), big, reads/20)
 		}},
 	}
