@@ -18,6 +18,7 @@ type (
 	Branch   = pathtree.Branch
 	Snapshot = pathtree.Snapshot
 	Policy   = pathtree.Policy
+	Quota    = pathtree.Quota // of a bucket
 	Stamp    = schema.Stamp
 )
 
@@ -45,6 +46,19 @@ func (s *Store) Bucket(name string) (b Bucket, err error) {
 		return err
 	})
 	return b, err
+}
+
+// Quota returns the quota of a bucket and what counts towards it; false when it
+// has none.
+func (s *Store) Quota(bucket string) (q Quota, ok bool, err error) {
+	err = s.db.Read(func(tx *schema.Tx) error {
+		b, err := s.bucket(tx, bucket)
+		if err == nil {
+			q, ok, err = s.tree.Quota(tx, b.ID)
+		}
+		return err
+	})
+	return q, ok, err
 }
 
 // CreateBucket makes a bucket with an empty branch main.

@@ -19,6 +19,9 @@ var (
 	ErrReadOnly    = schema.ErrReadOnly
 )
 
+// QuotaError says that a bucket has reached its quota; it wraps EDQUOT.
+type QuotaError = pathtree.QuotaError
+
 // Damaged reports whether err says that the database or some content is not
 // what was stored.
 func Damaged(err error) bool {

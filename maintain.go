@@ -131,6 +131,14 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (r CheckReport, err e
 	return r, err
 }
 
+// RecountQuotas counts anew what the buckets with a quota hold.
+func (s *Store) RecountQuotas() error {
+	if err := s.everything(); err != nil {
+		return err
+	}
+	return s.write(s.tree.RecountQuotas)
+}
+
 // Places returns the files whose present content has the hash h, as specs; none
 // when only history shows it.
 func (s *Store) Places(h Hash) (specs []string, err error) {

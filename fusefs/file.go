@@ -6,6 +6,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/alkdev/alkfs/schema"
 	"github.com/alkdev/alkfs/writesession"
 )
 
@@ -210,13 +211,28 @@ func (fs *fileSystem) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlO
 	return fuse.Status(syscall.ENOTTY)
 }
 
-// StatFs implements STATFS with the numbers of the disk the store is on.
-func (fs *fileSystem) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+// StatFs implements STATFS with the numbers of the disk the store is on or,
+// where that is less, those of the bucket's quota.
+func (fs *fileSystem) StatFs(_ <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(fs.db.Dir(), &st); err != nil {
 		return status(err)
 	}
 	out.FromStatfsT(&st)
 	out.NameLen = 255
+	n, err := fs.node(in.NodeId)
+	if err != nil || n.vol == nil {
+		return fuse.OK // above the branches
+	}
+	err = fs.db.Read(func(tx *schema.Tx) error {
+		q, ok, err := fs.tree.Quota(tx, n.vol.view.Bucket().ID)
+		if ok {
+			q.Disk(int64(out.Bsize), &out.Blocks, &out.Bfree, &out.Bavail, &out.Files, &out.Ffree)
+		}
+		return err
+	})
+	if err != nil {
+		return status(err)
+	}
 	return fuse.OK
 }

@@ -96,7 +96,7 @@ func (v *View) setContent(tx *schema.Tx, ino Ino, n Content) (Inode, error) {
 	} else {
 		e.Old, e.New = hashBytes(old), hashBytes(n.Hash)
 	}
-	groups, before := groupContent, r.Ctime
+	was, groups, before := r.Inode, groupContent, r.Ctime
 	r.Hash, r.Size, r.Mtime, r.Ctime = n.Hash, n.Size, c.now, c.now
 	if n.Attr != nil {
 		n.Attr.Apply(&r.Inode)
@@ -116,6 +116,9 @@ func (v *View) setContent(tx *schema.Tx, ino Ino, n Content) (Inode, error) {
 			r.Mode = mode
 			groups |= groupAttrs
 		}
+	}
+	if err := c.charge(&was, &r.Inode); err != nil {
+		return Inode{}, err
 	}
 	if err := c.setInode(&r, groups); err != nil {
 		return Inode{}, err

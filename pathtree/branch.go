@@ -244,5 +244,8 @@ func (t *Tree) RemoveBranch(tx *schema.Tx, id int64) error {
 	if err := run(s); err != nil {
 		return fail("remove branch", b.Name, err)
 	}
+	if err := forgetBranch(tx, b); err != nil {
+		return fail("remove branch", b.Name, err)
+	}
 	return branchEvent(tx, b, stamp)
 }

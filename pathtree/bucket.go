@@ -23,6 +23,8 @@ const MainBranch = "main"
 type Policy struct {
 	Retention       time.Duration `json:"retention,omitempty"`        // ns superseded versions are kept; 0: 7 days, negative: for ever
 	ExclusiveWrites bool          `json:"exclusive_writes,omitempty"` // a second writer of one file is refused
+	QuotaBytes      int64         `json:"quota_bytes,omitempty"`      // greatest number of bytes, see Quota; 0: no limit
+	QuotaInodes     int64         `json:"quota_inodes,omitempty"`     // greatest number of files, directories and the like; 0: no limit
 }
 
 // Bucket is the unit of isolation and of sharing.
@@ -178,6 +180,9 @@ func (t *Tree) removeBucket(tx *schema.Tx, name string) error {
 	if err != nil {
 		return err
 	}
+	if err := settleQuotas(tx); err != nil {
+		return err
+	}
 	const branches = `(SELECT id FROM branch WHERE bucket = ?1)`
 	for _, q := range []string{
 		`DELETE FROM dentry WHERE branch IN ` + branches,
@@ -200,7 +205,8 @@ func (t *Tree) removeBucket(tx *schema.Tx, name string) error {
 	})
 }
 
-// SetPolicy replaces the policy of a bucket.
+// SetPolicy replaces the policy of a bucket. A first quota is counted then and
+// there, which reads every version of an inode in the store.
 func (t *Tree) SetPolicy(tx *schema.Tx, id int64, p Policy) error {
 	js, err := json.Marshal(p)
 	if err != nil {
@@ -209,7 +215,10 @@ func (t *Tree) SetPolicy(tx *schema.Tx, id int64, p Policy) error {
 	s := tx.Stmt(`UPDATE bucket SET policy = ? WHERE id = ?`)
 	s.BindText(1, string(js))
 	s.BindInt64(2, id)
-	return fail("set policy", "", mustChange(tx, run(s)))
+	if err := mustChange(tx, run(s)); err != nil {
+		return fail("set policy", "", err)
+	}
+	return fail("set policy", "", t.setQuota(tx, id, p))
 }
 
 // mustChange turns an update of no rows into ENOENT.

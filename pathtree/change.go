@@ -20,6 +20,7 @@ type change struct {
 	at     version      // place of new rows
 	sealed schema.Stamp // greatest stamp that somebody else can see
 	now    int64        // ns since 1970
+	many   bool         // the quota is checked at the end
 }
 
 // begin starts a change: EROFS on a view of the past, ESTALE when the branch
@@ -82,8 +83,11 @@ func (c *change) below(o version) chain {
 
 // addInode writes the first version of a new inode.
 func (c *change) addInode(in *Inode) error {
+	if err := c.charge(nil, in); err != nil {
+		return err
+	}
 	in.Branch, in.Stamp = c.at.branch, c.at.stamp
-	return insertInode(c.tx, &inodeRow{Inode: *in, node: c.at.node, groups: groupAll})
+	return c.insert(&inodeRow{Inode: *in, node: c.at.node, groups: groupAll})
 }
 
 // setInode writes r, of which the given groups have changed. A version
@@ -92,10 +96,22 @@ func (c *change) addInode(in *Inode) error {
 func (c *change) setInode(r *inodeRow, groups int) error {
 	if c.owns(r.version()) {
 		r.groups |= groups
-		return updateInode(c.tx, r, groups&groupContent != 0 && r.IsRegular())
+		content := groups&groupContent != 0 && r.IsRegular()
+		if c.v.live {
+			return c.chargeLive(r.Ino, func() error { return updateInode(c.tx, r, content) })
+		}
+		return updateInode(c.tx, r, content)
 	}
 	r.groups = groups
 	r.Branch, r.Stamp, r.node = c.at.branch, c.at.stamp, c.at.node
+	return c.insert(r)
+}
+
+// insert adds a version of an inode.
+func (c *change) insert(r *inodeRow) error {
+	if c.v.live {
+		return c.chargeLive(r.Ino, func() error { return insertInode(c.tx, r) })
+	}
 	return insertInode(c.tx, r)
 }
 
@@ -114,8 +130,12 @@ func (c *change) touchDir(dir *inodeRow, links int) error {
 
 // relink changes the number of names of r.
 func (c *change) relink(r *inodeRow, links int) error {
+	was := r.Inode
 	r.Nlink = uint32(max(0, int(r.Nlink)+links))
 	r.Ctime = c.now
+	if err := c.charge(&was, &r.Inode); err != nil {
+		return err
+	}
 	return c.setInode(r, groupLinks)
 }
 

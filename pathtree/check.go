@@ -18,7 +18,7 @@ import (
 // versions: run it in a schema.DB.Snapshot.
 func (t *Tree) Check(tx *schema.Tx, report func(problem string)) error {
 	ck := checker{tree: t, tx: tx, tell: report}
-	for _, f := range []func() error{ck.branches, ck.strays, ck.heads, ck.blobs, ck.sizes} {
+	for _, f := range []func() error{ck.branches, ck.strays, ck.heads, ck.blobs, ck.sizes, ck.quotas} {
 		if err := f(); err != nil {
 			return fail("check", "", err)
 		}
@@ -285,6 +285,39 @@ func (ck *checker) blobs() error {
 		s.ColumnBytes(0, h[:])
 		ck.report("content %v of inode %v (%d versions) is not in the blob store", h, Ino(s.ColumnInt64(1)), s.ColumnInt64(2))
 	}
+}
+
+// quotas counts anew what buckets with a quota hold.
+func (ck *checker) quotas() error {
+	buckets, err := ck.tree.Buckets(ck.tx)
+	if err != nil {
+		return err
+	}
+	for _, b := range buckets {
+		q, ok, err := ck.tree.Quota(ck.tx, b.ID)
+		if err != nil {
+			return err
+		}
+		if ok != (b.Policy.QuotaBytes != 0 || b.Policy.QuotaInodes != 0) {
+			ck.report("bucket %q: its policy and what is counted disagree about whether it has a quota; set the quota again", b.Name)
+		}
+		if !ok {
+			continue
+		}
+		branches, err := countBranches(ck.tx, b.ID)
+		if err != nil {
+			return err
+		}
+		var sum held
+		for _, h := range branches {
+			sum = sum.plus(h)
+		}
+		if sum != (held{q.Bytes, q.Inodes}) {
+			ck.report("bucket %q was counted as %d bytes in %d inodes and holds %d bytes in %d inodes; `alkfs fsck --repair` counts anew",
+				b.Name, q.Bytes, q.Inodes, sum.bytes, sum.inodes)
+		}
+	}
+	return nil
 }
 
 // sizes compares the sizes that versions have with those of their content.

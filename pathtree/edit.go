@@ -209,7 +209,7 @@ func (d *edit) apply(c *change) error {
 	if err := a.count(); err != nil {
 		return err
 	}
-	if err := a.writeInodes(); err != nil {
+	if err := c.inTotal(a.writeInodes); err != nil {
 		return err
 	}
 	if err := a.writeXattrs(); err != nil {
@@ -350,8 +350,11 @@ func (a *applier) writeInode(i Ino, groups int) error {
 	if s := a.states[i]; a.dirs[i] && (s == nil || s.groups&groupContent == 0) {
 		r.Mtime = a.c.now
 	}
+	if err := a.c.charge(was, &r.Inode); err != nil {
+		return err
+	}
 	r.Branch, r.Stamp, r.node = a.c.at.branch, a.c.at.stamp, a.c.at.node
-	return insertInode(a.c.tx, &r)
+	return a.c.insert(&r)
 }
 
 func (a *applier) writeXattrs() error {

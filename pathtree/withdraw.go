@@ -42,7 +42,7 @@ func (t *Tree) withdraw(tx *schema.Tx, h blobstore.Hash) ([]string, error) {
 			return nil, err
 		}
 	}
-	return paths, nil
+	return paths, t.RecountQuotas(tx)
 }
 
 // showing returns the paths at which some head shows h, given the versions that

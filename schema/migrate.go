@@ -34,8 +34,11 @@ var ddl3 string
 //go:embed ddl4.sql
 var ddl4 string
 
+//go:embed ddl5.sql
+var ddl5 string
+
 // migrations[i] brings format i to format i+1.
-var migrations = []string{ddl, ddl2, ddl3, ddl4}
+var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5}
 
 // Format is the database format this package writes.
 var Format = len(migrations)

@@ -24,7 +24,26 @@ type Tx struct {
 	stamp  Stamp
 	ino    int64
 	ticked bool
+	rider  Rider
 }
+
+// Rider is what a package keeps in memory beside an open batch of writes,
+// instead of reading and writing it at each of them.
+type Rider interface {
+	Keep()          // a Write succeeded
+	Undo()          // a Write failed: forget what happened since the last Keep
+	Save(*Tx) error // the batch is about to be committed: record what was kept
+}
+
+// Rider returns the rider of the open batch, nil when there is none.
+func (tx *Tx) Rider() Rider { return tx.rider }
+
+// Ride makes r the only rider of the open batch, which a Write has begun. It
+// leaves with the batch.
+func (tx *Tx) Ride(r Rider) { tx.rider = r }
+
+// Writes reports whether a Write, or a batch of them, is open on tx.
+func (tx *Tx) Writes() bool { return tx.db.mu.state == writing && tx == &tx.db.mu.tx }
 
 func newTx(db *DB, conn *sqlite.Conn) Tx {
 	return Tx{db: db, conn: conn, stmts: make(map[string]*sqlite.Stmt)}
@@ -183,6 +202,9 @@ func (db *DB) Write(f func(*Tx) error) error {
 		tx.stamp, tx.ino = max(tx.stamp, stamp), max(tx.ino, ino)
 		return describe(err)
 	}
+	if tx.rider != nil {
+		tx.rider.Keep()
+	}
 	db.stats.writes.Add(1)
 	if db.mu.direct {
 		return describe(db.commit())
@@ -195,6 +217,9 @@ func (db *DB) Write(f func(*Tx) error) error {
 // mu must be held.
 func (db *DB) rollbackOp(cause error) {
 	tx := &db.mu.tx
+	if tx.rider != nil {
+		tx.rider.Undo()
+	}
 	if !tx.conn.AutocommitEnabled() {
 		if tx.exec("ROLLBACK TO op") == nil && tx.exec("RELEASE op") == nil {
 			return
@@ -212,6 +237,7 @@ func (db *DB) lose(cause error) {
 		_ = db.mu.tx.exec("ROLLBACK")
 	}
 	db.mu.state = idle
+	db.mu.tx.rider = nil
 	db.mu.timer.Stop()
 	if db.mu.direct {
 		return // nobody was told that it worked
@@ -340,7 +366,14 @@ func (db *DB) endTx() {
 // commit commits the write transaction. mu must be held.
 func (db *DB) commit() error {
 	tx := &db.mu.tx
-	err := tx.saveClock()
+	var err error
+	if tx.rider != nil {
+		err = tx.rider.Save(tx)
+		tx.rider = nil
+	}
+	if err == nil {
+		err = tx.saveClock()
+	}
 	if err == nil {
 		err = tx.exec("COMMIT")
 	}

@@ -263,13 +263,33 @@ func (s *session) fsync(ctx context.Context, obj any) error {
 
 func (s *session) lsetstat(p string, a attrs) error { return s.setstat(p, a, false) }
 
+// statvfs is about the disk of the store or, where that is less, about the
+// quota of the bucket.
 func (s *session) statvfs(p string, obj any) (st unix.Statfs_t, err error) {
-	if obj == nil {
-		if _, err := s.stat(p, true); err != nil {
-			return st, err
-		}
+	if d, ok := obj.(*dirLister); ok {
+		p, obj = d.path, nil
 	}
-	return st, unix.Statfs(s.c.DB.Dir(), &st)
+	if err := unix.Statfs(s.c.DB.Dir(), &st); err != nil {
+		return st, err
+	}
+	err = s.look(func(tx *schema.Tx, r *access.Rights) error {
+		var bucket int64
+		if f, ok := obj.(*openFile); ok {
+			bucket = f.view.Bucket().ID
+		} else if w, err := s.find(tx, r, p, true); err != nil {
+			return err
+		} else if !w.exists {
+			return errNoFile
+		} else {
+			bucket = w.bucket.ID
+		}
+		q, ok, err := s.c.Tree.Quota(tx, bucket)
+		if ok {
+			q.Disk(int64(st.Bsize), &st.Blocks, &st.Bfree, &st.Bavail, &st.Files, &st.Ffree)
+		}
+		return err
+	})
+	return st, err
 }
 
 // expand knows one home directory, the user's root.

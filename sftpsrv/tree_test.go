@@ -551,3 +551,42 @@ func TestRenameAgainstOpenStaysInside(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// A bucket's quota is what df shows, and who goes beyond it is told.
+func TestQuota(t *testing.T) {
+	w := newWorld(t, Options{})
+	c := w.client("all", w.user("all", "*"))
+	put(t, c, "/ws/main/f", "12345678")
+	w.write(func(tx *schema.Tx) error {
+		bucket, err := w.c.Tree.Bucket(tx, "ws")
+		if err != nil {
+			return err
+		}
+		return w.c.Tree.SetPolicy(tx, bucket.ID, pathtree.Policy{QuotaBytes: 1 << 20, QuotaInodes: 9})
+	})
+	must(t, w.c.Sessions.Policies())
+	for _, p := range []string{"/ws/main", "/ws", "/ws/main/f"} {
+		st, err := c.StatVFS(p)
+		must(t, err)
+		if st.Frsize*st.Blocks != 1<<20 || st.Frsize*st.Bavail >= 1<<20 || st.Files != 9 {
+			t.Errorf("%s: %+v", p, st)
+		}
+	}
+	if st, err := c.StatVFS("/"); err != nil || st.Frsize*st.Blocks == 1<<20 {
+		t.Errorf("above the buckets: %+v, %v", st, err)
+	}
+	f, err := c.Create("/ws/main/big")
+	must(t, err)
+	_, err = f.WriteAt(make([]byte, 1000), 1<<20)
+	denied(t, "a write beyond the quota", err, statusFailure)
+	if !strings.Contains(err.Error(), "disk quota exceeded") {
+		t.Error(err)
+	}
+	f.Close()
+	for i := range 9 {
+		if err = c.Mkdir(fmt.Sprint("/ws/main/d", i)); err != nil {
+			break
+		}
+	}
+	denied(t, "too many directories", err, statusFailure)
+}

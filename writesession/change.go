@@ -46,6 +46,9 @@ func (f *File) write(p []byte, off int64) (int, error) {
 	if err := checkRange(off, end); err != nil || len(p) == 0 {
 		return 0, err
 	}
+	if err := f.room(end); err != nil {
+		return 0, err
+	}
 	if err := f.begin(max(end, f.mu.content.size)); err != nil {
 		return 0, err
 	}
@@ -233,6 +236,9 @@ func (f *File) Truncate(size int64) error {
 // truncate is Truncate with change held.
 func (f *File) truncate(size int64) error {
 	if err := f.mayChange(); err != nil {
+		return err
+	}
+	if err := f.room(size); err != nil {
 		return err
 	}
 	c := &f.mu.content

@@ -38,7 +38,7 @@
 // # Errors
 //
 // They wrap a syscall.Errno: EROFS, EFBIG (beyond MaxSize), ENOSPC, EBUSY,
-// EISDIR. When the disk does not take a write (ENOSPC, EDQUOT, EIO), publishing
+// EISDIR, EDQUOT. When the disk does not take a write (ENOSPC, EDQUOT, EIO), publishing
 // fails with the same error until a later change of the file succeeds: half of
 // what a program meant to write does not replace the old version. After an
 // error of Publish, Sync or Close the old version stands and

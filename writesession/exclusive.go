@@ -9,30 +9,38 @@ import (
 	"github.com/alkdev/alkfs/schema"
 )
 
-// Policies rereads which buckets allow one writer of a file at a time. It is
+// policies are the buckets that are not like most.
+type policies struct {
+	exclusive map[int64]bool // allow one writer of a file at a time
+	limited   map[int64]bool // have a quota of bytes
+}
+
+// Policies rereads what buckets allow. It is
 // called by itself within Options.PersistAfter of a change by any process, and
 // by whoever changes a policy.
 func (s *Sessions) Policies() error {
-	exclusive := make(map[int64]bool)
+	p := policies{exclusive: map[int64]bool{}, limited: map[int64]bool{}}
 	err := s.db.Read(func(tx *schema.Tx) error {
-		clear(exclusive)
 		buckets, err := s.tree.Buckets(tx)
 		for _, b := range buckets {
 			if b.Policy.ExclusiveWrites {
-				exclusive[b.ID] = true
+				p.exclusive[b.ID] = true
+			}
+			if b.Policy.QuotaBytes > 0 {
+				p.limited[b.ID] = true
 			}
 		}
 		return err
 	})
 	if err == nil {
-		s.exclusive.Store(&exclusive)
+		s.policies.Store(&p)
 	}
 	return err
 }
 
 func (s *Sessions) isExclusive(v *pathtree.View) bool {
-	m := s.exclusive.Load()
-	return m != nil && (*m)[v.Bucket().ID]
+	p := s.policies.Load()
+	return p != nil && p.exclusive[v.Bucket().ID]
 }
 
 // MayReplace fails with EBUSY, and names the writer, when the bucket of v allows

@@ -53,6 +53,7 @@ type File struct {
 	due   atomic.Int64                   // ns; when a deferred flush publishes; 0: none
 	row   row                            // guarded by change
 	cost  cost                           // guarded by change
+	roomy int64                          // bytes; the quota has room for the file up to that size; guarded by change
 
 	refused error             // of the last change, when the disk did not take it; guarded by change
 	kept    []*blobstore.Blob // given out by ReadOnlyBlob, no longer the base; guarded by mu

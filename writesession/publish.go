@@ -236,6 +236,7 @@ func (f *File) published(in pathtree.Inode) {
 	ended := f.row
 	f.row = row{}
 	f.s.settled(ended, in.Hash)
+	f.roomy = 0
 	f.since.Store(0)
 	f.due.Store(0)
 	f.s.stats.publishes.Add(1)

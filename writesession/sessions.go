@@ -46,8 +46,8 @@ type Sessions struct {
 		files  map[pathtree.Ino]*File // one chain per inode, a File per surface and branch
 		closed bool
 	}
-	inUse     inUse
-	exclusive atomic.Pointer[map[int64]bool] // buckets that allow one writer of a file
+	inUse    inUse
+	policies atomic.Pointer[policies]
 
 	stop  context.CancelFunc
 	wg    sync.WaitGroup

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,7 +20,7 @@ func (a *app) bucketCommand() *cobra.Command {
 			return a.with(cmd.Context(), making, func(s *alkfs.Store) error {
 				b, err := s.CreateBucket(args[0])
 				if err == nil && a.json {
-					err = a.emit(bucketFields(b)...)
+					err = a.printBucket(s, b)
 				}
 				return err
 			})
@@ -33,10 +34,8 @@ func (a *app) bucketCommand() *cobra.Command {
 			return a.with(cmd.Context(), reading, func(s *alkfs.Store) error {
 				list, err := s.Buckets()
 				for _, b := range list {
-					if !a.json {
-						a.printf("%s%s\n", quote(b.Name), policyText(b.Policy))
-					} else if err == nil {
-						err = a.emit(bucketFields(b)...)
+					if err == nil {
+						err = a.printBucket(s, b)
 					}
 				}
 				return err
@@ -63,6 +62,34 @@ func (a *app) bucketCommand() *cobra.Command {
 	}
 	forceFlag(rm, &force)
 	return group("bucket", "Make, list, configure and remove buckets", "  alkfs bucket create work\n  alkfs mount work ./work", create, ls, a.bucketSetCommand(), rm)
+}
+
+func (a *app) printBucket(s *alkfs.Store, b alkfs.Bucket) error {
+	q, _, err := s.Quota(b.Name)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.emit(append(bucketFields(b), "quota_bytes", q.MaxBytes, "quota_inodes", q.MaxInodes, "counted_bytes", q.Bytes, "counted_inodes", q.Inodes)...)
+	}
+	text := quote(b.Name) + policyText(b.Policy)
+	if t := quotaText(q); t != "" {
+		text += "  holds " + t
+	}
+	a.printf("%s\n", text)
+	return nil
+}
+
+// quotaText says how far a quota is used up; "" without one.
+func quotaText(q alkfs.Quota) string {
+	var parts []string
+	if q.MaxBytes > 0 {
+		parts = append(parts, bytesText(q.Bytes)+" of "+bytesText(q.MaxBytes))
+	}
+	if q.MaxInodes > 0 {
+		parts = append(parts, fmt.Sprintf("%d of %d files and directories", q.Inodes, q.MaxInodes))
+	}
+	return strings.Join(parts, ", ")
 }
 
 func bucketFields(b alkfs.Bucket) []any {
@@ -97,58 +124,103 @@ func policyText(p alkfs.Policy) (text string) {
 	return text
 }
 
+// bucketSettings are the flags of bucket set, as given.
+type bucketSettings struct{ policy, keep, bytes, inodes string }
+
 func (a *app) bucketSetCommand() *cobra.Command {
-	var policy, keep string
+	var f bucketSettings
 	c := &cobra.Command{
-		Use: "set NAME", Short: "Say who may write, and how long history is kept",
+		Use: "set NAME", Short: "Say who may write, how much, and how long history is kept",
 		Long: `Sets what becomes of a second program that writes a file through another mount or
 connection: with last-close-wins, the default, the last to close the file wins and
 history keeps the other's version; with exclusive the second is refused as long as
-the first has written what no close has published yet (EBUSY).`,
-		Example: "  alkfs bucket set work --policy exclusive\n  alkfs bucket set work --keep 720h",
+the first has written what no close has published yet (EBUSY).
+
+A quota bounds what the branches of a bucket hold together. A fork counts what it
+has beyond the moment it was forked: new files, and the size of files with new
+content. What was replaced or removed, a whole branch too, is free at once, and
+history is not counted. Whoever wants more gets "disk quota exceeded" (EDQUOT).
+A first quota reads the whole tree to count it.`,
+		Example: "  alkfs bucket set work --policy exclusive\n  alkfs bucket set work --keep 720h\n  alkfs bucket set work --quota-bytes 10G --quota-inodes 100000\n  alkfs bucket set work --quota-bytes none",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if policy == "" && keep == "" {
-				return usagef("nothing to set: --policy or --keep")
+			if f == (bucketSettings{}) {
+				return usagef("nothing to set: --policy, --keep, --quota-bytes or --quota-inodes")
 			}
-			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error { return a.setBucket(s, args[0], policy, keep) })
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error { return a.setBucket(s, args[0], f) })
 		},
 		ValidArgsFunction: a.completeThen(1, a.completeBuckets),
 	}
-	c.Flags().StringVar(&policy, "policy", "", "exclusive or last-close-wins")
-	c.Flags().StringVar(&keep, "keep", "", `how long history is kept (720h), "forever" or "default" (7 days)`)
+	flags := c.Flags()
+	flags.StringVar(&f.policy, "policy", "", "exclusive or last-close-wins")
+	flags.StringVar(&f.keep, "keep", "", `how long history is kept (720h), "forever" or "default" (7 days)`)
+	flags.StringVar(&f.bytes, "quota-bytes", "", `how many bytes it may hold (10G, 512M), or "none"`)
+	flags.StringVar(&f.inodes, "quota-inodes", "", `how many files, directories and links it may hold, or "none"`)
 	return c
 }
 
-func (a *app) setBucket(s *alkfs.Store, name, policy, keep string) error {
+func (a *app) setBucket(s *alkfs.Store, name string, f bucketSettings) error {
 	b, err := s.Bucket(name)
 	if err != nil {
 		return err
 	}
-	switch policy {
-	case "":
-	case exclusive, lastCloseWins:
-		b.Policy.ExclusiveWrites = policy == exclusive
-	default:
-		return usagef("--policy %s: exclusive or last-close-wins", quote(policy))
-	}
-	switch keep {
-	case "":
-	case "forever":
-		b.Policy.Retention = -1
-	case "default":
-		b.Policy.Retention = 0
-	default:
-		d, err := time.ParseDuration(keep)
-		if err != nil || d <= 0 {
-			return usagef("--keep %s: a time such as 720h, or forever, or default", quote(keep))
-		}
-		b.Policy.Retention = d
+	if err := f.apply(&b.Policy); err != nil {
+		return err
 	}
 	if err := s.SetPolicy(name, b.Policy); err != nil || !a.json {
 		return err
 	}
-	return a.emit(bucketFields(b)...)
+	return a.printBucket(s, b)
+}
+
+// apply sets what the flags say.
+func (f bucketSettings) apply(p *alkfs.Policy) (err error) {
+	switch f.policy {
+	case "":
+	case exclusive, lastCloseWins:
+		p.ExclusiveWrites = f.policy == exclusive
+	default:
+		return usagef("--policy %s: exclusive or last-close-wins", quote(f.policy))
+	}
+	switch f.keep {
+	case "":
+	case "forever":
+		p.Retention = -1
+	case "default":
+		p.Retention = 0
+	default:
+		d, err := time.ParseDuration(f.keep)
+		if err != nil || d <= 0 {
+			return usagef("--keep %s: a time such as 720h, or forever, or default", quote(f.keep))
+		}
+		p.Retention = d
+	}
+	if f.bytes != "" {
+		if p.QuotaBytes, err = parseQuota(f.bytes); err != nil {
+			return usagef("--quota-bytes %s: a number of bytes such as 10G or 512M, or none", quote(f.bytes))
+		}
+	}
+	if f.inodes != "" {
+		if p.QuotaInodes, err = parseQuota(f.inodes); err != nil {
+			return usagef("--quota-inodes %s: a number, or none", quote(f.inodes))
+		}
+	}
+	return nil
+}
+
+// parseQuota parses a positive number with a suffix of powers of 1024 (K, M, G,
+// T; KiB and so on mean the same), or none.
+func parseQuota(text string) (int64, error) {
+	if text == "none" {
+		return 0, nil
+	}
+	digits := strings.TrimRight(text, "KMGTiBb")
+	shift, ok := map[string]uint{"": 0, "B": 0, "K": 10, "KiB": 10, "M": 20, "MiB": 20, "G": 30, "GiB": 30, "T": 40, "TiB": 40}[text[len(digits):]]
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || !ok || n <= 0 || n > 1<<62>>shift {
+		return 0, strconv.ErrRange
+	}
+	return n << shift, nil
 }
 
 func (a *app) branchCommand() *cobra.Command {

@@ -122,6 +122,7 @@ func (a *app) hint(err error) string {
 	var h hintError
 	var usage usageError
 	var remote remoteError
+	var quota *alkfs.QuotaError
 	switch {
 	case errors.As(err, &h):
 		return h.hint
@@ -134,6 +135,8 @@ func (a *app) hint(err error) string {
 			return "see `" + a.command + " --help`"
 		}
 		return "see `alkfs --help`"
+	case errors.As(err, &quota):
+		return "remove files or branches of it, or `alkfs bucket set " + shellWord(quota.Bucket) + " --quota-bytes/--quota-inodes` sets another quota"
 	case errors.Is(err, syscall.ENOSPC):
 		return "the disk of the store is full: free some space, or try `alkfs gc`"
 	case errors.Is(err, syscall.EROFS):

@@ -210,17 +210,24 @@ is safe while mounts and other commands run.`,
 
 func (a *app) fsckCommand() *cobra.Command {
 	var o alkfs.CheckOptions
+	var repair bool
 	c := &cobra.Command{
 		Use:   "fsck",
 		Short: "Check the store; with --deep, every byte of content",
 		Long: `Checks the structure of the store and that all content is there; with --deep also
 that it is what its hash says. Damaged content is moved to quarantine/ in the
-store and listed, never deleted. The exit status is 6 when something is wrong.`,
+store and listed, never deleted. The exit status is 6 when something is wrong.
+With --repair what counts towards quotas is counted anew first.`,
 		Example: `  alkfs fsck
   alkfs fsck --deep --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
+				if repair {
+					if err := s.RecountQuotas(); err != nil {
+						return err
+					}
+				}
 				b := a.newBar("fsck", -1, o.Deep)
 				o.Progress = b.counting()
 				r, err := s.Check(cmd.Context(), o)
@@ -239,6 +246,7 @@ store and listed, never deleted. The exit status is 6 when something is wrong.`,
 		},
 	}
 	c.Flags().BoolVar(&o.Deep, "deep", false, "hash all content again")
+	c.Flags().BoolVar(&repair, "repair", false, "count anew what quotas limit")
 	return c
 }
 
@@ -306,9 +314,21 @@ func (a *app) dfCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				buckets, err := s.Buckets()
+				if err != nil {
+					return err
+				}
 				stored := u.Blobs.InlineBytes + u.Blobs.FileBytes
 				if a.json {
-					return a.emit("store", s.Dir(), "buckets", u.Tree.Buckets, "branches", u.Tree.Branches, "snapshots", u.Tree.Snapshots,
+					quotas := []object{}
+					for _, b := range buckets {
+						if q, ok, err := s.Quota(b.Name); err != nil {
+							return err
+						} else if ok {
+							quotas = append(quotas, object{"bucket", b.Name, "quota_bytes", q.MaxBytes, "quota_inodes", q.MaxInodes, "counted_bytes", q.Bytes, "counted_inodes", q.Inodes})
+						}
+					}
+					return a.emit("quotas", quotas, "store", s.Dir(), "buckets", u.Tree.Buckets, "branches", u.Tree.Branches, "snapshots", u.Tree.Snapshots,
 						"blobs", u.Blobs.Inline+u.Blobs.Files, "stored_bytes", stored, "versions", u.Blobs.Versions, "version_bytes", u.Blobs.VersionBytes,
 						"unsynced", u.Blobs.Unsynced, "quarantined", u.Blobs.Quarantined, "disk_size", u.DiskSize, "disk_free", u.DiskFree)
 				}
@@ -318,6 +338,15 @@ func (a *app) dfCommand() *cobra.Command {
 				a.printf("holds      %d buckets, %d branches, %d snapshots\ncontent    %s in %d blobs\nwithout sharing it would be %s in %d versions\ndisk       %s free of %s\n",
 					u.Tree.Buckets, u.Tree.Branches, u.Tree.Snapshots, bytesText(stored), u.Blobs.Inline+u.Blobs.Files,
 					bytesText(u.Blobs.VersionBytes), u.Blobs.Versions, bytesText(u.DiskFree), bytesText(u.DiskSize))
+				for _, b := range buckets {
+					q, ok, err := s.Quota(b.Name)
+					if err != nil {
+						return err
+					}
+					if ok {
+						a.printf("quota      %s holds %s\n", quote(b.Name), quotaText(q))
+					}
+				}
 				return nil
 			})
 		},
