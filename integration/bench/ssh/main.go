@@ -1,8 +1,12 @@
 // Ssh compares a store served by alkfs with a directory served by OpenSSH's sshd
-// and sftp-server: the same client programs, the same files, in one run, one
-// after the other and again. It prints a table of medians.
+// and sftp-server: the same OpenSSH and sshfs clients, the same files, taking
+// turns at each row. It prints medians of the time each takes and of the CPU time
+// its server spends, which other work on the machine changes less.
 //
 //	go run ./integration/bench/ssh -alkfs ./alkfs -size 1024 -rounds 3
+//
+// Left to themselves the two servers take different ciphers; the rows "same
+// cipher" force AES-GCM on both.
 //
 // It needs sshd (Debian: openssh-server), sftp, sshfs and tar, and a file system
 // in -dir with room for six times -size.
@@ -47,15 +51,24 @@ type server struct {
 	root string // directory to work in, as clients name it
 	cmd  *exec.Cmd
 	port string
-	took map[string][]time.Duration
+	mnt  string // where sshfs mounts it
+	took map[string][]cost
 }
+
+// cost is what a row took: wall-clock time, and CPU time of the server.
+type cost struct{ time, cpu time.Duration }
+
+// sameCipher makes OpenSSH's server take what alkfs offers OpenSSH's clients.
+const sameCipher = "Ciphers=aes128-gcm@openssh.com"
 
 var rows = []struct {
 	name string
 	do   func(b *bench, s *server, round int) error
 }{
-	{"put of one file", func(b *bench, s *server, _ int) error { return b.sftp(s, "put "+b.path("big")+" "+s.root+"/big") }},
-	{"get of one file", func(b *bench, s *server, _ int) error { return b.sftp(s, "get "+s.root+"/big "+b.path("got")) }},
+	{"put of one file", func(b *bench, s *server, _ int) error { return b.put(s) }},
+	{"get of one file", func(b *bench, s *server, _ int) error { return b.get(s) }},
+	{"put of one file, same cipher", func(b *bench, s *server, _ int) error { return b.put(s, "-o", sameCipher) }},
+	{"get of one file, same cipher", func(b *bench, s *server, _ int) error { return b.get(s, "-o", sameCipher) }},
 	{"put -R of a tree", func(b *bench, s *server, n int) error {
 		return b.sftp(s, fmt.Sprintf("put -R %s %s/tree%d", b.src, s.root, n))
 	}},
@@ -63,15 +76,26 @@ var rows = []struct {
 		return b.sftp(s, fmt.Sprintf("get -R %s/tree%d %s", s.root, n, b.path(fmt.Sprintf("%s%d", s.name, n))))
 	}},
 	{"sshfs: tar -x", func(b *bench, s *server, n int) error {
-		to := b.path("mnt", fmt.Sprintf("untar%d", n))
+		to := filepath.Join(s.mnt, fmt.Sprintf("untar%d", n))
 		if err := os.Mkdir(to, 0o755); err != nil {
 			return err
 		}
 		return command("tar", "-xf", b.path("src.tar"), "-C", to)
 	}},
 	{"sshfs: read it all", func(b *bench, s *server, n int) error {
-		return command("sh", "-c", "tar -cf - -C "+b.path("mnt", fmt.Sprintf("untar%d", n))+" . | cat >/dev/null")
+		return command("sh", "-c", "tar -cf - -C "+filepath.Join(s.mnt, fmt.Sprintf("untar%d", n))+" . | cat >/dev/null")
 	}},
+}
+
+func (b *bench) put(s *server, options ...string) error {
+	return b.sftp(s, "put "+b.path("big")+" "+s.root+"/big", options...)
+}
+
+func (b *bench) get(s *server, options ...string) error {
+	if err := b.sftp(s, "get "+s.root+"/big "+b.path("got"), options...); err != nil {
+		return err
+	}
+	return os.Remove(b.path("got")) // so that nobody truncates the other's
 }
 
 func run() (err error) {
@@ -99,11 +123,12 @@ func run() (err error) {
 	if err := b.prepare(); err != nil {
 		return err
 	}
+	if err := b.check(); err != nil {
+		return err
+	}
 	for n := range *rounds {
-		for _, s := range b.servers {
-			if err := b.round(s, n); err != nil {
-				return fmt.Errorf("%s: %w", s.name, err)
-			}
+		if err := b.round(n); err != nil {
+			return err
 		}
 	}
 	b.print()
@@ -134,10 +159,8 @@ func (b *bench) prepare() error {
 	if err := command("tar", "-cf", b.path("src.tar"), "-C", b.src, "."); err != nil {
 		return err
 	}
-	for _, dir := range []string{"mnt", "native"} {
-		if err := os.Mkdir(b.path(dir), 0o755); err != nil {
-			return err
-		}
+	if err := os.Mkdir(b.path("native"), 0o755); err != nil {
+		return err
 	}
 	if err := b.startSSHD(); err != nil {
 		return err
@@ -208,7 +231,10 @@ func (b *bench) startAlkfs() error {
 
 func (b *bench) start(s *server, cmd *exec.Cmd, ready func() bool) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	s.cmd, s.took = cmd, make(map[string][]time.Duration)
+	s.cmd, s.took, s.mnt = cmd, make(map[string][]cost), b.path("mnt-"+s.name)
+	if err := os.Mkdir(s.mnt, 0o755); err != nil {
+		return err
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -223,8 +249,8 @@ func (b *bench) start(s *server, cmd *exec.Cmd, ready func() bool) error {
 }
 
 func (b *bench) stop() {
-	syscall.Unmount(b.path("mnt"), syscall.MNT_DETACH)
 	for _, s := range b.servers {
+		syscall.Unmount(s.mnt, syscall.MNT_DETACH)
 		s.cmd.Process.Signal(syscall.SIGTERM)
 		s.cmd.Wait()
 	}
@@ -235,8 +261,9 @@ func (b *bench) options(s *server) []string {
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "BatchMode=yes"}
 }
 
-func (b *bench) sftp(s *server, line string) error {
-	cmd := exec.Command("sftp", append(b.options(s), "-q", "-b", "-", "127.0.0.1")...)
+func (b *bench) sftp(s *server, line string, options ...string) error {
+	options = append(b.options(s), options...)
+	cmd := exec.Command("sftp", append(options, "-q", "-b", "-", "127.0.0.1")...)
 	cmd.Stdin = strings.NewReader(line + "\n")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -245,40 +272,69 @@ func (b *bench) sftp(s *server, line string) error {
 	return nil
 }
 
-func (b *bench) round(s *server, n int) error {
-	mount := exec.Command("sshfs", append(b.options(s), "127.0.0.1:"+s.root, b.path("mnt"))...)
-	if out, err := mount.CombinedOutput(); err != nil {
-		return fmt.Errorf("sshfs: %w\n%s", err, out)
-	}
-	defer syscall.Unmount(b.path("mnt"), syscall.MNT_DETACH)
-	for _, r := range rows {
-		begun := time.Now()
-		if err := r.do(b, s, n); err != nil {
+// check sees that both servers give back what they were given.
+func (b *bench) check() error {
+	for _, s := range b.servers {
+		if err := b.put(s); err != nil {
 			return err
 		}
-		took := time.Since(begun)
-		s.took[r.name] = append(s.took[r.name], took)
-		fmt.Fprintf(os.Stderr, "%d %-8s %-20s %8.2f s\n", n, s.name, r.name, took.Seconds())
-		if r.name == "get of one file" && n == 0 {
-			if err := command("cmp", b.path("big"), b.path("got")); err != nil {
-				return err
+		if err := b.sftp(s, "get "+s.root+"/big "+b.path("got")); err != nil {
+			return err
+		}
+		if err := command("cmp", b.path("big"), b.path("got")); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	return nil
+}
+
+// round runs every row once on each server. They take turns, and who is first
+// changes.
+func (b *bench) round(n int) error {
+	for _, s := range b.servers {
+		mount := exec.Command("sshfs", append(b.options(s), "127.0.0.1:"+s.root, s.mnt)...)
+		if out, err := mount.CombinedOutput(); err != nil {
+			return fmt.Errorf("sshfs: %w\n%s", err, out)
+		}
+		defer syscall.Unmount(s.mnt, syscall.MNT_DETACH)
+	}
+	for i, r := range rows {
+		for k := range b.servers {
+			s := b.servers[(i+k+n)%len(b.servers)]
+			syscall.Sync()
+			cpu, begun := cpuTime(s.cmd.Process.Pid), time.Now()
+			if err := r.do(b, s, n); err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
 			}
+			took := cost{time.Since(begun), cpuTime(s.cmd.Process.Pid) - cpu}
+			s.took[r.name] = append(s.took[r.name], took)
+			fmt.Fprintf(os.Stderr, "%d %-8s %-30s %8.2f s %8.2f s of CPU\n", n, s.name, r.name, took.time.Seconds(), took.cpu.Seconds())
 		}
 	}
 	return nil
 }
 
 func (b *bench) print() {
+	x, y := b.servers[0], b.servers[1]
 	fmt.Printf("One file of %d MiB; a tree of %s.\n\n", b.mib, b.treeSize())
-	fmt.Printf("| | %s | %s | of %s |\n|---|---|---|---|\n", b.servers[0].name, b.servers[1].name, b.servers[0].name)
+	fmt.Printf("| | %s | %s | of %s | CPU of %s | CPU of %s |\n|---|--:|--:|--:|--:|--:|\n", x.name, y.name, x.name, x.name, y.name)
 	for _, r := range rows {
-		x, y := median(b.servers[0].took[r.name]), median(b.servers[1].took[r.name])
-		fmt.Printf("| %s | %.2f s | %.2f s | %.2f |\n", r.name, x.Seconds(), y.Seconds(), x.Seconds()/y.Seconds())
+		t := func(s *server) float64 {
+			return median(s.took[r.name], func(c cost) time.Duration { return c.time }).Seconds()
+		}
+		cpu := func(s *server) float64 {
+			return median(s.took[r.name], func(c cost) time.Duration { return c.cpu }).Seconds()
+		}
+		fmt.Printf("| %s | %.2f s | %.2f s | %.2f | %.2f s | %.2f s |\n", r.name, t(x), t(y), t(x)/t(y), cpu(x), cpu(y))
 	}
 }
 
-func median(d []time.Duration) time.Duration {
-	d = slices.Sorted(slices.Values(d))
+func median(costs []cost, of func(cost) time.Duration) time.Duration {
+	var d []time.Duration
+	for _, c := range costs {
+		d = append(d, of(c))
+	}
+	slices.Sort(d)
 	return d[len(d)/2]
 }
 
