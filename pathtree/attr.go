@@ -34,7 +34,11 @@ func (v *View) setAttr(tx *schema.Tx, ino Ino, a SetAttr) (Inode, error) {
 	}
 	r.Ctime = c.now
 	a.Apply(&r.Inode)
-	if err := c.setInode(&r, groupAttrs); err != nil {
+	groups := groupAttrs
+	if a.Mtime != nil {
+		groups |= groupMtime
+	}
+	if err := c.setInode(&r, groups); err != nil {
 		return Inode{}, err
 	}
 	return r.Inode, c.event(notify.Event{Op: notify.OpAttr, Ino: uint64(ino), Size: r.Size})

@@ -68,13 +68,7 @@ func (t *Tree) createBucket(tx *schema.Tx, name string) (Bucket, error) {
 	now := time.Now()
 	b := Bucket{ID: tx.NextIno(), UUID: uuid.New(), Name: name, Created: now}
 	b.Root = dirIno(b.UUID, 0, "", 0)
-	s := tx.Stmt(`INSERT INTO bucket (id, uuid, name, root, created) VALUES (?, ?, ?, ?, ?)`)
-	s.BindInt64(1, b.ID)
-	s.BindBytes(2, b.UUID[:])
-	s.BindText(3, name)
-	s.BindInt64(4, int64(b.Root))
-	s.BindInt64(5, now.UnixNano())
-	if err := run(s); err != nil {
+	if err := insertBucket(tx, b); err != nil {
 		return Bucket{}, err
 	}
 	main, err := t.CreateBranch(tx, b.ID, MainBranch, Origin{})
@@ -94,6 +88,16 @@ func (t *Tree) createBucket(tx *schema.Tx, name string) (Bucket, error) {
 		return Bucket{}, err
 	}
 	return b, c.event(notify.Event{Op: notify.OpBucket, Ino: uint64(b.Root), Name: []byte(name), Ref: b.ID})
+}
+
+func insertBucket(tx *schema.Tx, b Bucket) error {
+	s := tx.Stmt(`INSERT INTO bucket (id, uuid, name, root, created) VALUES (?, ?, ?, ?, ?)`)
+	s.BindInt64(1, b.ID)
+	s.BindBytes(2, b.UUID[:])
+	s.BindText(3, b.Name)
+	s.BindInt64(4, int64(b.Root))
+	s.BindInt64(5, b.Created.UnixNano())
+	return run(s)
 }
 
 // orExists turns success of a search into EEXIST.
@@ -130,6 +134,14 @@ func (t *Tree) Bucket(tx *schema.Tx, name string) (Bucket, error) {
 	s.BindText(1, name)
 	b, err := oneBucket(s)
 	return b, fail("bucket", name, err)
+}
+
+// BucketByUUID returns the bucket of that identity, ENOENT without one.
+func (t *Tree) BucketByUUID(tx *schema.Tx, uuid [16]byte) (Bucket, error) {
+	s := tx.Stmt(selectBucket + `WHERE uuid = ?`)
+	s.BindBytes(1, uuid[:])
+	b, err := oneBucket(s)
+	return b, fail("bucket", fmt.Sprintf("%x", uuid), err)
 }
 
 func (t *Tree) bucketByID(tx *schema.Tx, id int64) (Bucket, error) {
@@ -218,7 +230,17 @@ func (t *Tree) SetPolicy(tx *schema.Tx, id int64, p Policy) error {
 	if err := mustChange(tx, run(s)); err != nil {
 		return fail("set policy", "", err)
 	}
-	return fail("set policy", "", t.setQuota(tx, id, p))
+	if err := t.setQuota(tx, id, p); err != nil {
+		return fail("set policy", "", err)
+	}
+	b, err := t.bucketByID(tx, id)
+	if err != nil {
+		return err
+	}
+	return notify.Append(tx, &notify.Event{
+		Stamp: tx.NextStamp(), Node: schema.LocalNode, Bucket: id,
+		Op: notify.OpBucket, Ino: uint64(b.Root), Name: []byte(b.Name), Ref: id,
+	})
 }
 
 // mustChange turns an update of no rows into ENOENT.

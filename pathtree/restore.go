@@ -355,7 +355,7 @@ func (r *restorer) inode(i Ino) error {
 		if !sameContent(is, was) || is.Mtime != was.Mtime {
 			groups |= groupContent
 		}
-		if is.Mode != was.Mode || is.UID != was.UID || is.GID != was.GID {
+		if is.Mode != was.Mode || is.UID != was.UID || is.GID != was.GID || groups != 0 && is.Atime != was.Atime {
 			groups |= groupAttrs
 		}
 	}

@@ -11,9 +11,10 @@ import (
 // same: what a version does not set is as it was seen when it was written.
 const (
 	groupContent = 1 // size, hash, mtime
-	groupAttrs   = 2 // mode, uid, gid, atime, an mtime set explicitly, xattrs
+	groupAttrs   = 2 // mode, uid, gid, atime, xattrs
 	groupLinks   = 4 // nlink
 	groupAll     = 7
+	groupMtime   = 8 // an mtime that was set explicitly
 )
 
 // version is the place of a row among the versions of its thing.
@@ -138,7 +139,7 @@ func findInode(tx *schema.Tx, ch chain, live bool, ino Ino) (r inodeRow, ok bool
 		return r, false, err
 	}
 	scanInode(s, &r)
-	if live && r.groups != groupAll {
+	if live && r.groups&groupAll != groupAll {
 		err = combine(&w, &r)
 	}
 	return r, err == nil, err
@@ -148,14 +149,14 @@ func findInode(tx *schema.Tx, ch chain, live bool, ino Ino) (r inodeRow, ok bool
 // with the content or, explicitly, with the attributes: the later one counts,
 // by ctime, because a version overwritten in place keeps its stamp.
 func combine(w *walk, r *inodeRow) error {
-	const setsMtime = groupContent | groupAttrs
+	const setsMtime = groupContent | groupMtime
 	var next inodeRow
 	var setAt int64
 	have := r.groups
 	if have&setsMtime != 0 {
 		setAt = r.Ctime
 	}
-	for have != groupAll {
+	for have&groupAll != groupAll {
 		ok, err := w.next()
 		if err != nil || !ok {
 			return err

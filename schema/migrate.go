@@ -37,8 +37,11 @@ var ddl4 string
 //go:embed ddl5.sql
 var ddl5 string
 
+//go:embed ddl6.sql
+var ddl6 string
+
 // migrations[i] brings format i to format i+1.
-var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5}
+var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5, ddl6}
 
 // Format is the database format this package writes.
 var Format = len(migrations)

@@ -1,0 +1,302 @@
+package pathtree
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/alkdev/alkfs/schema"
+)
+
+// replica is a store of its own with a share in one bucket.
+type replica struct {
+	*world
+	out []Batch // all it exported
+}
+
+// newReplicas returns stores that share a bucket; the first one made it. Node
+// keys rise with the index.
+func newReplicas(t testing.TB, n int) []*replica {
+	t.Helper()
+	var all []*replica
+	for i := range n {
+		key := [32]byte{byte(i + 1)}
+		db, err := schema.Open(context.Background(), t.TempDir(), schema.Options{NodeKey: key[:]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { db.Close() })
+		r := &replica{world: &world{t: t, db: db, tree: New(db)}}
+		all = append(all, r)
+		if i == 0 {
+			r.use("shared")
+			continue
+		}
+		r.write(func(tx *schema.Tx) (err error) {
+			r.bucket, err = r.tree.AdoptBucket(tx, all[0].bucket.UUID, "shared")
+			return err
+		})
+		all[0].export()
+		for _, b := range all[0].out {
+			r.take(b)
+		}
+		r.main = r.view(MainBranch, 0)
+	}
+	return all
+}
+
+func (r *replica) export() (b Batch) {
+	r.t.Helper()
+	r.write(func(tx *schema.Tx) (err error) {
+		b, err = r.tree.ExportBucket(tx, r.bucket.ID)
+		return err
+	})
+	r.out = append(r.out, b)
+	return b
+}
+
+func (r *replica) take(b Batch) (res ImportResult) {
+	r.t.Helper()
+	r.write(func(tx *schema.Tx) (err error) {
+		res, err = r.tree.ImportBucket(tx, r.bucket.ID, b)
+		return err
+	})
+	return res
+}
+
+// meet has every replica hear all that any of them exported.
+func meet(all ...*replica) {
+	for _, r := range all {
+		r.t.Helper()
+		r.export()
+	}
+	for _, r := range all {
+		for _, o := range all {
+			if o == r {
+				continue
+			}
+			for _, b := range o.out {
+				r.take(b)
+			}
+		}
+		r.export()
+	}
+}
+
+// dump describes all that a view shows.
+func (r *replica) dump(v *View) string {
+	r.t.Helper()
+	var out strings.Builder
+	show := func(tx *schema.Tx, path string, in Inode) error {
+		fmt.Fprintf(&out, "%q %v %o %d:%d nlink %d size %d %x %q %d %d %d\n",
+			path, in.Ino, in.Mode, in.UID, in.GID, in.Nlink, in.Size, in.Hash[:4], in.Target, in.Mtime, in.Ctime, in.Btime)
+		names, err := v.Listxattr(tx, in.Ino)
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			value, err := v.Getxattr(tx, in.Ino, n)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(&out, "  %s=%q\n", n, value)
+		}
+		return nil
+	}
+	var walk func(tx *schema.Tx, dir Ino, at string, depth int) error
+	walk = func(tx *schema.Tx, dir Ino, at string, depth int) error {
+		if depth > 40 {
+			return fmt.Errorf("%s: too deep", at)
+		}
+		entries, err := v.ReadDir(tx, dir, "", 0)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			in, err := v.Inode(tx, e.Ino)
+			if err != nil {
+				if v.ReadOnly() && Errno(err) == unix.ENOENT {
+					continue
+				}
+				return fmt.Errorf("%s: %w", at+e.Name, err)
+			}
+			if err := show(tx, at+e.Name, in); err != nil {
+				return err
+			}
+			if e.IsDir() {
+				if err := walk(tx, e.Ino, at+e.Name+"/", depth+1); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	r.read(func(tx *schema.Tx) error {
+		root, err := v.Inode(tx, v.Root())
+		if err != nil {
+			return err
+		}
+		if err := show(tx, "", root); err != nil {
+			return err
+		}
+		return walk(tx, v.Root(), "", 0)
+	})
+	return out.String()
+}
+
+// dumpAll describes every branch and snapshot.
+func (r *replica) dumpAll() string {
+	r.t.Helper()
+	var out strings.Builder
+	var views []*View
+	r.read(func(tx *schema.Tx) error {
+		branches, err := r.tree.Branches(tx, r.bucket.ID)
+		if err != nil {
+			return err
+		}
+		for _, b := range branches {
+			v, err := r.tree.View(tx, b.ID, 0)
+			if err != nil {
+				return fmt.Errorf("branch %s: %w", b.Name, err)
+			}
+			views = append(views, v)
+		}
+		snaps, err := r.tree.Snapshots(tx, r.bucket.ID)
+		if err != nil {
+			return err
+		}
+		for _, n := range snaps {
+			v, err := r.tree.View(tx, n.Branch, n.Stamp)
+			if err != nil {
+				return fmt.Errorf("snapshot %s: %w", n.Name, err)
+			}
+			fmt.Fprintf(&out, "snapshot %s of %s at %d\n", n.Name, v.Branch().Name, n.Stamp)
+			views = append(views, v)
+		}
+		return nil
+	})
+	for _, v := range views {
+		fmt.Fprintf(&out, "== %s at %d\n%s", v.Branch().Name, v.At(), r.dump(v))
+	}
+	return out.String()
+}
+
+func (r *replica) check() {
+	r.t.Helper()
+	r.read(func(tx *schema.Tx) error {
+		return r.tree.Check(tx, func(problem string) {
+			if !strings.Contains(problem, "not in the blob store") {
+				r.t.Errorf("check: %s", problem)
+			}
+		})
+	})
+}
+
+// wantEqual checks that all replicas show the same.
+func wantEqual(t testing.TB, all ...*replica) {
+	t.Helper()
+	want := all[0].dumpAll()
+	for i, r := range all {
+		r.check()
+		if got := r.dumpAll(); got != want {
+			t.Errorf("replica %d shows\n%s\nreplica 0\n%s\ndifference\n%s", i, got, want, firstDifference(want, got))
+		}
+	}
+}
+
+func firstDifference(a, b string) string {
+	x, y := strings.Split(a, "\n"), strings.Split(b, "\n")
+	for k := range min(len(x), len(y)) {
+		if x[k] != y[k] {
+			return "0: " + x[k] + "\nn: " + y[k]
+		}
+	}
+	return "length"
+}
+
+func TestVersionsTravel(t *testing.T) {
+	all := newReplicas(t, 2)
+	a, b := all[0], all[1]
+	a.make(a.main, "d/")
+	a.make(a.main, "d/f")
+	a.setContent(a.main, "d/f", "hello")
+	a.age()
+	mode := uint32(0o600)
+	a.write(func(tx *schema.Tx) error {
+		in, err := a.main.Resolve(tx, "d/f")
+		if err != nil {
+			return err
+		}
+		_, err = a.main.SetAttr(tx, in.Ino, SetAttr{Mode: &mode})
+		return err
+	})
+	first := a.export()
+	if len(first.Versions) == 0 {
+		t.Fatal("nothing exported")
+	}
+	if again := a.export(); !again.Empty() {
+		t.Errorf("exported twice: %+v", again)
+	}
+	if r := b.take(first); r.New != len(first.Versions) {
+		t.Errorf("new %d of %d", r.New, len(first.Versions))
+	}
+	if r := b.take(first); r.New != 0 || r.Known != len(first.Versions) {
+		t.Errorf("again: %+v", r)
+	}
+	wantEqual(t, a, b)
+	if e := b.export(); !e.Empty() {
+		t.Errorf("what was imported is exported: %+v", e)
+	}
+	b.make(b.main, "d/g")
+	b.rename(b.main, "d/f", "x", 0)
+	fork := b.fork(b.main, "feature", Origin{})
+	b.make(fork, "only")
+	b.unlink(fork, "x")
+	meet(a, b)
+	wantEqual(t, a, b)
+	if got := a.list(a.view("feature", 0)); got != "d/ d/g only" {
+		t.Errorf("feature: %s", got)
+	}
+}
+
+// In any order, version by version, and twice.
+func TestVersionsInAnyOrder(t *testing.T) {
+	all := newReplicas(t, 3)
+	a, b, c := all[0], all[1], all[2]
+	a.make(a.main, "d/")
+	f := a.make(a.main, "d/f")
+	a.setContent(a.main, "d/f", "one")
+	for k := range 6 {
+		a.age()
+		a.setContent(a.main, "d/f", fmt.Sprint("content ", k))
+		a.age()
+		mode := uint32(0o600 + k)
+		a.write(func(tx *schema.Tx) error {
+			if _, err := a.main.SetAttr(tx, f.Ino, SetAttr{Mode: &mode}); err != nil {
+				return err
+			}
+			return a.main.Setxattr(tx, f.Ino, "user.k", []byte{byte(k)}, 0)
+		})
+	}
+	a.tree.now, b.tree.now, c.tree.now = later, later, later
+	fork := a.fork(a.main, "fork", Origin{})
+	a.age()
+	a.setContent(fork, "d/f", "forked")
+	batch := a.export()
+	b.take(batch)
+	vs := slices.Clone(batch.Versions)
+	slices.Reverse(vs)
+	c.take(Batch{Records: batch.Records})
+	for _, v := range vs {
+		c.take(Batch{Versions: []Version{v}})
+	}
+	c.take(batch)
+	wantEqual(t, a, b, c)
+}
+
+func later() time.Time { return time.Now().Add(24 * time.Hour) }

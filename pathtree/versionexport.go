@@ -1,0 +1,324 @@
+package pathtree
+
+import (
+	"zombiezen.com/go/sqlite"
+
+	"github.com/alkdev/alkfs/schema"
+)
+
+// ExportBucket returns everything that this node itself wrote to the bucket and
+// has not returned before, and remembers that it did: store the batch in the
+// same transaction. What is returned is never overwritten in place afterwards;
+// what was superseded in place before is not in it. Its cost is that of what
+// changed. From the first export or import on the bucket is shared, and keeps
+// what its replicas need to agree (see Prune).
+//
+// What an import brings is not exported again: other nodes' versions are passed
+// on as they came.
+func (t *Tree) ExportBucket(tx *schema.Tx, bucket int64) (Batch, error) {
+	b, err := t.exportBucket(tx, bucket)
+	return b, fail("export", "", err)
+}
+
+func (t *Tree) exportBucket(tx *schema.Tx, bucket int64) (b Batch, err error) {
+	x, err := t.newExchange(tx, bucket)
+	if err != nil {
+		return b, err
+	}
+	dirty, records, err := x.dirty()
+	if err != nil {
+		return b, err
+	}
+	b.UpTo = tx.NextStamp()
+	if records {
+		if _, err := x.newRecords(); err != nil {
+			return b, err
+		}
+		if b.Records, err = x.advanceRecords(tx.NextStamp()); err != nil {
+			return b, err
+		}
+	}
+	for _, branch := range dirty {
+		after, err := x.advance(branch, b.UpTo)
+		if err != nil {
+			return b, err
+		}
+		err = x.versions(branch, after, schema.LocalNode, func(v *Version) error {
+			b.Versions = append(b.Versions, *v)
+			return nil
+		})
+		if err != nil {
+			return b, err
+		}
+	}
+	return b, nil
+}
+
+// ExportAll yields every version of the bucket that is kept, of every node, and
+// returns every record: what a replica can be made from, and the documents. It
+// marks nothing as exported. v is only valid during the call.
+func (t *Tree) ExportAll(tx *schema.Tx, bucket int64, yield func(v *Version) error) ([]BucketRecord, error) {
+	records, err := t.exportAll(tx, bucket, yield)
+	return records, fail("export", "", err)
+}
+
+func (t *Tree) exportAll(tx *schema.Tx, bucket int64, yield func(v *Version) error) ([]BucketRecord, error) {
+	x, err := t.newExchange(tx, bucket)
+	if err != nil {
+		return nil, err
+	}
+	records, err := x.records()
+	if err != nil {
+		return nil, err
+	}
+	ids, err := x.branchIDs()
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		if err := x.versions(id, 0, 0, yield); err != nil {
+			return nil, err
+		}
+	}
+	return records, nil
+}
+
+// branchIDs returns the branches of the bucket, deleted ones included, parents
+// before children.
+func (x *exchange) branchIDs() ([]int64, error) {
+	s := x.tx.Stmt("SELECT id FROM branch WHERE bucket = ? ORDER BY id")
+	s.BindInt64(1, x.bucket.ID)
+	return columnInts(s)
+}
+
+func columnInts(s *sqlite.Stmt) (all []int64, err error) {
+	for {
+		ok, err := s.Step()
+		if err != nil || !ok {
+			return all, err
+		}
+		all = append(all, s.ColumnInt64(0))
+	}
+}
+
+// dirty returns the branches that this node may have written to since the last
+// export, and whether there may be news about the bucket. What has no event, an
+// inode without a name, waits for the next one of its branch.
+func (x *exchange) dirty() (branches []int64, records bool, err error) {
+	s := x.tx.Stmt(`SELECT shared, looked, (SELECT coalesce(max(seq), 0) FROM event),
+		(SELECT coalesce(min(seq), 0) FROM event) FROM bucket WHERE id = ?`)
+	s.BindInt64(1, x.bucket.ID)
+	if _, err := s.Step(); err != nil {
+		return nil, false, err
+	}
+	shared, looked, last, first := s.ColumnInt64(0) != 0, s.ColumnInt64(1), s.ColumnInt64(2), s.ColumnInt64(3)
+	if shared && looked == last {
+		return nil, false, nil
+	}
+	if !shared || looked+1 < first {
+		branches, err = x.branchIDs()
+		records = true
+	} else {
+		s = x.tx.Stmt(`SELECT branch, max(op IN (8, 9, 10, 11)) FROM event WHERE seq > ? AND bucket = ? AND node = 2
+			GROUP BY branch ORDER BY branch`)
+		s.BindInt64(1, looked)
+		s.BindInt64(2, x.bucket.ID)
+		for {
+			ok, err := s.Step()
+			if err != nil {
+				return nil, false, err
+			}
+			if !ok {
+				break
+			}
+			records = records || s.ColumnInt64(1) != 0
+			if id := s.ColumnInt64(0); id != 0 {
+				branches = append(branches, id)
+			}
+		}
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	s = x.tx.Stmt("UPDATE bucket SET shared = 1, looked = ? WHERE id = ?")
+	s.BindInt64(1, last)
+	s.BindInt64(2, x.bucket.ID)
+	return branches, records, run(s)
+}
+
+// advanceRecords returns this node's records since the last export.
+func (x *exchange) advanceRecords(upTo schema.Stamp) (news []BucketRecord, err error) {
+	all, err := x.records()
+	if err != nil {
+		return nil, err
+	}
+	own, err := x.key(schema.LocalNode)
+	if err != nil {
+		return nil, err
+	}
+	s := x.tx.Stmt("SELECT exported FROM bucket WHERE id = ?")
+	s.BindInt64(1, x.bucket.ID)
+	if _, err := s.Step(); err != nil {
+		return nil, err
+	}
+	after := schema.Stamp(s.ColumnInt64(0))
+	for _, r := range all {
+		if r.ID.Node == own && r.ID.Stamp > after {
+			news = append(news, r)
+		}
+	}
+	s = x.tx.Stmt("UPDATE bucket SET exported = ? WHERE id = ?")
+	s.BindInt64(1, int64(max(upTo, after)))
+	s.BindInt64(2, x.bucket.ID)
+	return news, run(s)
+}
+
+// advance seals a branch up to a stamp and returns the one before.
+func (x *exchange) advance(branch int64, upTo schema.Stamp) (after schema.Stamp, err error) {
+	s := x.tx.Stmt("SELECT exported FROM branch WHERE id = ?")
+	s.BindInt64(1, branch)
+	if _, err := s.Step(); err != nil {
+		return 0, err
+	}
+	after = schema.Stamp(s.ColumnInt64(0))
+	if err := x.seal(branch, upTo); err != nil {
+		return 0, err
+	}
+	s = x.tx.Stmt("UPDATE branch SET exported = ? WHERE id = ?")
+	s.BindInt64(1, int64(upTo))
+	s.BindInt64(2, branch)
+	return after, run(s)
+}
+
+// seal keeps a branch's versions up to a stamp from being overwritten.
+func (x *exchange) seal(branch int64, upTo schema.Stamp) error {
+	s := x.tx.Stmt("UPDATE branch SET sealed = max(sealed, ?) WHERE id = ?")
+	s.BindInt64(1, int64(upTo))
+	s.BindInt64(2, branch)
+	return run(s)
+}
+
+// versions yields those of a branch after a stamp that a node wrote, 0 for all
+// nodes, by kind and stamp.
+func (x *exchange) versions(branch int64, after schema.Stamp, node int64, yield func(*Version) error) error {
+	if _, err := x.uuid(branch); err != nil {
+		return err
+	}
+	for _, list := range []func(int64, schema.Stamp, int64) ([]Version, []version, error){
+		x.dentryVersions, x.inodeVersions, x.xattrVersions, x.asideVersions,
+	} {
+		vs, at, err := list(branch, after, node)
+		if err != nil {
+			return err
+		}
+		for k := range vs {
+			if err := x.finish(&vs[k], at[k]); err != nil {
+				return err
+			}
+			if err := yield(&vs[k]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// finish adds what a row does not say itself.
+func (x *exchange) finish(v *Version, at version) (err error) {
+	v.Branch = x.uuids[at.branch]
+	if v.ID, err = x.id(at); err != nil {
+		return err
+	}
+	th := v.thing()
+	p, err := x.prev(th, at)
+	if err != nil {
+		return err
+	}
+	if v.Prev, err = x.id(p); err != nil {
+		return err
+	}
+	if v.Kind == XattrVersion && v.Home == 0 {
+		if v.Home, err = x.home(v.Ino); err != nil {
+			return err
+		}
+	}
+	v.Settles, err = x.settles(th, at)
+	return err
+}
+
+// home returns the home of an inode, 0 when nothing is known of it.
+func (x *exchange) home(i Ino) (Ino, error) {
+	s := x.tx.Stmt("SELECT home FROM inode WHERE ino = ? LIMIT 1")
+	s.BindInt64(1, int64(i))
+	ok, err := s.Step()
+	if ok {
+		return Ino(s.ColumnInt64(0)), err
+	}
+	return 0, err
+}
+
+const ofBranch = " WHERE branch = ?1 AND stamp > ?2 AND (node = ?3 OR ?3 = 0) AND node < 2000000000 ORDER BY stamp"
+
+func (x *exchange) list(query string, branch int64, after schema.Stamp, node int64, row func(s *sqlite.Stmt) error) error {
+	s := x.tx.Stmt(query + ofBranch)
+	s.BindInt64(1, branch)
+	s.BindInt64(2, int64(after))
+	s.BindInt64(3, node)
+	for {
+		ok, err := s.Step()
+		if err != nil || !ok {
+			return err
+		}
+		if err := row(s); err != nil {
+			return err
+		}
+	}
+}
+
+func (x *exchange) dentryVersions(branch int64, after schema.Stamp, node int64) (vs []Version, at []version, err error) {
+	err = x.list("SELECT branch, stamp, node, parent, name, ino, kind FROM dentry", branch, after, node, func(s *sqlite.Stmt) error {
+		vs = append(vs, Version{
+			Kind: DentryVersion, Parent: Ino(s.ColumnInt64(3)), Name: s.ColumnText(4),
+			Ino: Ino(s.ColumnInt64(5)), FileType: uint32(s.ColumnInt64(6)) << 12,
+		})
+		at = append(at, columnVersion(s))
+		return nil
+	})
+	return vs, at, err
+}
+
+func (x *exchange) inodeVersions(branch int64, after schema.Stamp, node int64) (vs []Version, at []version, err error) {
+	err = x.list("SELECT "+inodeColumns+" FROM inode", branch, after, node, func(s *sqlite.Stmt) error {
+		var r inodeRow
+		scanInode(s, &r)
+		vs = append(vs, Version{Kind: InodeVersion, Ino: r.Ino, Home: r.Home, Inode: toInode(&r)})
+		at = append(at, r.version())
+		return nil
+	})
+	return vs, at, err
+}
+
+func (x *exchange) xattrVersions(branch int64, after schema.Stamp, node int64) (vs []Version, at []version, err error) {
+	err = x.list("SELECT branch, stamp, node, ino, name, value FROM xattr", branch, after, node, func(s *sqlite.Stmt) error {
+		v := Version{Kind: XattrVersion, Ino: Ino(s.ColumnInt64(3)), Name: s.ColumnText(4)}
+		if s.ColumnType(5) != sqlite.TypeNull {
+			v.Value = make([]byte, s.ColumnLen(5))
+			s.ColumnBytes(5, v.Value)
+		}
+		vs = append(vs, v)
+		at = append(at, columnVersion(s))
+		return nil
+	})
+	return vs, at, err
+}
+
+func (x *exchange) asideVersions(branch int64, after schema.Stamp, node int64) (vs []Version, at []version, err error) {
+	err = x.list("SELECT branch, stamp, node, body FROM aside", branch, after, node, func(s *sqlite.Stmt) error {
+		p := make([]byte, s.ColumnLen(3))
+		s.ColumnBytes(3, p)
+		v, err := decodeVersion(p)
+		vs, at = append(vs, v), append(at, columnVersion(s))
+		return err
+	})
+	return vs, at, err
+}

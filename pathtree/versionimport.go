@@ -1,0 +1,738 @@
+package pathtree
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"zombiezen.com/go/sqlite"
+
+	"github.com/alkdev/alkfs/notify"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// ImportBucket adds what other nodes wrote to the bucket: any part of it, in any
+// order, any number of times. Replicas that have the same versions and records
+// show the same, whatever way they came:
+//
+//   - A version stands where its ID puts it. One that comes late changes what
+//     later ones did not set, and shows in forks made after its stamp.
+//   - Of two versions with one stamp that of the greater node key counts.
+//   - Rows stay complete: what a version does not set is as it was before it.
+//   - Link counts are counted anew.
+//   - What cannot be shown as it was written (see repair.go) is repaired by rows
+//     that are derived, and never exported.
+//
+// ErrInvalid, ErrForged, ErrFuture and ErrUnknownBranch come in a
+// *VersionError or *UnknownBranchError that says which. Return an error from the
+// transaction, so that nothing of the batch is kept. Events are those of a
+// local change, with the author as their node. The caller should export first,
+// in the same transaction.
+func (t *Tree) ImportBucket(tx *schema.Tx, bucket int64, b Batch) (ImportResult, error) {
+	t.moved.Add(1)
+	r, err := t.importBucket(tx, bucket, b)
+	return r, fail("import", "", err)
+}
+
+func (t *Tree) importBucket(tx *schema.Tx, bucket int64, b Batch) (r ImportResult, err error) {
+	if err := t.checkBatch(&b); err != nil {
+		return r, err
+	}
+	x, err := t.newExchange(tx, bucket)
+	if err != nil {
+		return r, err
+	}
+	m := newImporter(x)
+	if err := m.run(&b); err != nil {
+		return ImportResult{}, err
+	}
+	return m.result, nil
+}
+
+// checkBatch refuses what is wrong with a batch by itself.
+func (t *Tree) checkBatch(b *Batch) error {
+	limit := schema.StampAt(t.now().Add(maxAhead))
+	for k := range b.Records {
+		r := &b.Records[k]
+		if err := r.Check(); err != nil {
+			return err
+		}
+		if max(r.ID.Stamp, r.Fork, r.At) > limit {
+			return &VersionError{ID: r.ID, What: r.Kind.String(), Err: ErrFuture}
+		}
+	}
+	for k := range b.Versions {
+		v := &b.Versions[k]
+		if err := v.Check(); err != nil {
+			return err
+		}
+		if v.ID.Stamp > limit {
+			return &VersionError{ID: v.ID, What: v.what(), Err: ErrFuture}
+		}
+	}
+	return nil
+}
+
+// importer is one import.
+type importer struct {
+	*exchange
+	touched
+	result     ImportResult
+	pending    map[inodeAt][]*Version // new versions of inodes, not yet written
+	anyAside   bool                   // some version is put aside
+	anyDerived bool                   // some inode row is derived
+	forked     map[thingAt]bool       // things whose versions may be concurrent
+	contents   map[ContentRef]bool
+	node       int64 // of the newest version, for events of what is derived
+}
+
+type thingAt struct {
+	branch int64
+	thing
+}
+
+func newImporter(x *exchange) *importer {
+	return &importer{
+		exchange: x, touched: newTouched(), pending: map[inodeAt][]*Version{},
+		forked: map[thingAt]bool{}, contents: map[ContentRef]bool{}, node: schema.LocalNode,
+	}
+}
+
+func (m *importer) run(b *Batch) error {
+	s := m.tx.Stmt("UPDATE bucket SET shared = 1 WHERE id = ? AND shared = 0")
+	s.BindInt64(1, m.bucket.ID)
+	if err := run(s); err != nil {
+		return err
+	}
+	if len(b.Records) > 0 {
+		if err := m.applyRecords(b.Records); err != nil {
+			return err
+		}
+	}
+	s = m.tx.Stmt("SELECT EXISTS (SELECT 1 FROM aside), EXISTS (SELECT 1 FROM inode WHERE node > 2000000000)")
+	if _, err := s.Step(); err != nil {
+		return err
+	}
+	m.anyAside, m.anyDerived = s.ColumnInt64(0) != 0, s.ColumnInt64(1) != 0
+	fresh, err := m.fresh(b.Versions)
+	if err != nil {
+		return err
+	}
+	if len(fresh) > 0 {
+		if err := m.add(fresh); err != nil {
+			return err
+		}
+	}
+	return m.settle()
+}
+
+// arrival is a version with its place in the tables.
+type arrival struct {
+	*Version
+	at version
+}
+
+// fresh returns the versions that are not known, each once, by ID.
+func (m *importer) fresh(vs []Version) ([]arrival, error) {
+	type identity struct {
+		thing
+		at version
+	}
+	seen := map[identity]*Version{}
+	var fresh []arrival
+	for k := range vs {
+		v := &vs[k]
+		b, err := m.branch(v.Branch)
+		if err != nil {
+			return nil, err
+		}
+		at, err := m.place(b.ID, v.ID)
+		if err != nil {
+			return nil, err
+		}
+		id := identity{v.thing(), at}
+		known, ok := seen[id]
+		if !ok {
+			if known, err = m.known(v, at); err != nil {
+				return nil, err
+			}
+		}
+		switch {
+		case known == nil:
+			fresh = append(fresh, arrival{v, at})
+			seen[id] = v
+		case !sameVersion(known, v):
+			return nil, &VersionError{ID: v.ID, What: v.what(), Err: ErrForged}
+		default:
+			m.result.Known++
+			seen[id] = known
+		}
+	}
+	slices.SortFunc(fresh, func(a, b arrival) int {
+		return cmp.Or(a.ID.Compare(b.ID), compareThings(a.thing(), b.thing()), cmp.Compare(a.at.branch, b.at.branch))
+	})
+	return fresh, nil
+}
+
+// known returns the version that has the identity of v, nil without one.
+func (m *importer) known(v *Version, at version) (*Version, error) {
+	th := v.thing()
+	if m.anyAside {
+		all, err := m.asides(th, at.branch, at.stamp)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range all {
+			if a.version == at {
+				return &a.v, nil
+			}
+		}
+	}
+	switch v.Kind {
+	case DentryVersion:
+		s := m.tx.Stmt("SELECT ino, kind FROM dentry WHERE parent = ? AND name = ? AND branch = ? AND stamp = ? AND node = ?")
+		s.BindInt64(1, int64(th.ino))
+		bindName(s, 2, th.name)
+		bindVersion(s, 3, at)
+		ok, err := s.Step()
+		if !ok {
+			return nil, err
+		}
+		return &Version{Ino: Ino(s.ColumnInt64(0)), FileType: uint32(s.ColumnInt64(1)) << 12}, nil
+	case InodeVersion:
+		s := m.tx.Stmt("SELECT " + inodeColumns + " FROM inode WHERE ino = ? AND branch = ? AND stamp = ? AND node = ?")
+		s.BindInt64(1, int64(th.ino))
+		bindVersion(s, 2, at)
+		ok, err := s.Step()
+		if !ok {
+			return nil, err
+		}
+		var r inodeRow
+		scanInode(s, &r)
+		return &Version{Ino: v.Ino, Home: r.Home, Inode: toInode(&r)}, nil
+	}
+	s := m.tx.Stmt("SELECT value FROM xattr WHERE ino = ? AND name = ? AND branch = ? AND stamp = ? AND node = ?")
+	s.BindInt64(1, int64(th.ino))
+	bindName(s, 2, th.name)
+	bindVersion(s, 3, at)
+	ok, err := s.Step()
+	if !ok {
+		return nil, err
+	}
+	return &Version{Ino: v.Ino, Home: v.Home, Value: columnValue(s, 0)}, nil
+}
+
+// columnValue reads a blob that is NULL for nil.
+func columnValue(s *sqlite.Stmt, col int) []byte {
+	if s.ColumnType(col) == sqlite.TypeNull {
+		return nil
+	}
+	p := make([]byte, s.ColumnLen(col))
+	s.ColumnBytes(col, p)
+	return p
+}
+
+// add writes the rows of new versions.
+func (m *importer) add(fresh []arrival) error {
+	last := fresh[len(fresh)-1]
+	m.tx.ObserveStamp(last.ID.Stamp)
+	m.node = last.at.node
+	m.result.New += len(fresh)
+	now := m.tx.NextStamp()
+	least := map[int64]schema.Stamp{}
+	for _, p := range fresh {
+		if _, ok := least[p.at.branch]; !ok {
+			least[p.at.branch] = p.at.stamp
+			if err := m.seal(p.at.branch, now); err != nil {
+				return err
+			}
+		}
+	}
+	for branch, from := range least {
+		all, err := m.reach(branch, from)
+		if err != nil {
+			return err
+		}
+		m.seen[branch] = all
+	}
+	for _, p := range fresh {
+		if err := m.identity(p.Version); err != nil {
+			return err
+		}
+		if err := m.touch(m.exchange, p); err != nil {
+			return err
+		}
+	}
+	for _, p := range fresh {
+		if err := m.addOne(p); err != nil {
+			return err
+		}
+	}
+	return m.refill()
+}
+
+// identity refuses a version of an inode that says otherwise than what is known
+// what the inode is and where it was made.
+func (m *importer) identity(v *Version) error {
+	if v.Kind == DentryVersion {
+		return nil
+	}
+	s := m.tx.Stmt("SELECT home, mode & 61440, rdev FROM inode WHERE ino = ? LIMIT 1")
+	s.BindInt64(1, int64(v.Ino))
+	ok, err := s.Step()
+	if !ok || err != nil {
+		return err
+	}
+	var wrong error
+	switch {
+	case Ino(s.ColumnInt64(0)) != v.Home:
+		wrong = fmt.Errorf("%w: made in %v, not %v", ErrInvalid, Ino(s.ColumnInt64(0)), v.Home)
+	case v.Kind == XattrVersion:
+	case uint32(s.ColumnInt64(1)) != v.Inode.Mode&0o170000 || uint32(s.ColumnInt64(2)) != v.Inode.Rdev:
+		wrong = fmt.Errorf("%w: it is of type %o", ErrInvalid, s.ColumnInt64(1))
+	}
+	if wrong != nil {
+		return &VersionError{ID: v.ID, What: v.what(), Err: wrong}
+	}
+	return nil
+}
+
+func (m *importer) addOne(p arrival) error {
+	forked, err := m.enlist(p.Version, p.at)
+	if err != nil {
+		return err
+	}
+	if forked {
+		m.forked[thingAt{p.at.branch, p.thing()}] = true
+	}
+	switch p.Kind {
+	case InodeVersion:
+		if in := p.Inode; !in.Hash.IsZero() {
+			m.contents[ContentRef{in.Hash, in.Size}] = true
+		}
+		k := inodeAt{p.at.branch, p.Ino}
+		m.pending[k] = append(m.pending[k], p.Version)
+		return nil
+	case DentryVersion:
+		return m.addDentry(p)
+	}
+	return m.addXattr(p)
+}
+
+// rival returns the version of another node at the same stamp, if any.
+func (m *importer) rival(th thing, at version) (o version, ok bool, err error) {
+	t := rowTables[th.kind]
+	s := m.tx.Stmt("SELECT node FROM " + t.table + " WHERE " + t.key + " AND branch = ?3 AND stamp = ?4 AND node < 2000000000")
+	s.BindInt64(1, int64(th.ino))
+	bindName(s, 2, th.name)
+	s.BindInt64(3, at.branch)
+	s.BindInt64(4, int64(at.stamp))
+	if ok, err = s.Step(); !ok || err != nil {
+		return o, false, err
+	}
+	return version{at.branch, at.stamp, s.ColumnInt64(0)}, true, nil
+}
+
+// loses decides between a version and its rival; true puts at aside, false
+// leaves room for it.
+func (m *importer) loses(th thing, at, rival version) (bool, error) {
+	w, err := m.later(at, rival)
+	if err != nil || w == rival {
+		return true, err
+	}
+	var v *Version
+	switch th.kind {
+	case DentryVersion:
+		v, err = m.known(&Version{Kind: th.kind, Parent: th.ino, Name: th.name}, rival)
+		if err == nil {
+			v.Kind, v.Parent, v.Name = th.kind, th.ino, th.name
+			err = deleteDentry(m.tx, th.ino, th.name, rival)
+		}
+	case XattrVersion:
+		v, err = m.known(&Version{Kind: th.kind, Ino: th.ino, Name: th.name}, rival)
+		if err == nil {
+			v.Kind, v.Ino, v.Name = th.kind, th.ino, th.name
+			err = deleteXattr(m.tx, th.ino, th.name, rival)
+		}
+	}
+	if err != nil {
+		return false, err
+	}
+	m.anyAside = true
+	return false, m.putAside(v, rival)
+}
+
+func (m *importer) addDentry(p arrival) error {
+	rival, ok, err := m.rival(p.thing(), p.at)
+	if err != nil {
+		return err
+	}
+	if ok {
+		if lost, err := m.loses(p.thing(), p.at, rival); err != nil {
+			return err
+		} else if lost {
+			m.anyAside = true
+			return m.putAside(p.Version, p.at)
+		}
+	}
+	return insertDentry(m.tx, p.Parent, p.Name, p.at, p.Ino, p.FileType)
+}
+
+func (m *importer) addXattr(p arrival) error {
+	home, err := m.home(p.Ino)
+	if err != nil {
+		return err
+	}
+	rival, ok, err := m.rival(p.thing(), p.at)
+	if err != nil {
+		return err
+	}
+	lost := home == 0 // waits for its inode
+	if ok && !lost {
+		if lost, err = m.loses(p.thing(), p.at, rival); err != nil {
+			return err
+		}
+	}
+	if lost {
+		m.anyAside = true
+		return m.putAside(p.Version, p.at)
+	}
+	return putXattr(m.tx, p.Ino, p.Name, p.at, p.Value)
+}
+
+// AdoptBucket makes the local side of a bucket of other nodes, empty and named
+// name: its branches come with an import. EEXIST when there is one of that name
+// or identity.
+func (t *Tree) AdoptBucket(tx *schema.Tx, uuid [16]byte, name string) (Bucket, error) {
+	b, err := t.adoptBucket(tx, uuid, name)
+	return b, fail("adopt bucket", name, err)
+}
+
+func (t *Tree) adoptBucket(tx *schema.Tx, uuid [16]byte, name string) (Bucket, error) {
+	if err := checkLabel(name); err != nil {
+		return Bucket{}, err
+	}
+	if _, err := t.Bucket(tx, name); Errno(err) != syscall.ENOENT {
+		return Bucket{}, orExists(err)
+	}
+	if _, err := t.BucketByUUID(tx, uuid); Errno(err) != syscall.ENOENT {
+		return Bucket{}, orExists(err)
+	}
+	b := Bucket{ID: tx.NextIno(), UUID: uuid, Name: name, Root: dirIno(uuid, 0, "", 0), Created: time.Now()}
+	if err := insertBucket(tx, b); err != nil {
+		return Bucket{}, err
+	}
+	s := tx.Stmt("UPDATE bucket SET shared = 1 WHERE id = ?")
+	s.BindInt64(1, b.ID)
+	if err := run(s); err != nil {
+		return Bucket{}, err
+	}
+	return b, notify.Append(tx, &notify.Event{
+		Stamp: tx.NextStamp(), Node: schema.LocalNode, Bucket: b.ID,
+		Op: notify.OpBucket, Ino: uint64(b.Root), Name: []byte(name), Ref: b.ID,
+	})
+}
+
+// applyRecords takes over what is news about the bucket. Branches and snapshots
+// that this node made and nobody was told of get their records first, so that
+// the names of all are known.
+func (m *importer) applyRecords(rs []BucketRecord) error {
+	if _, err := m.newRecords(); err != nil {
+		return err
+	}
+	rs = slices.Clone(rs)
+	slices.SortFunc(rs, func(a, b BucketRecord) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), a.ID.Compare(b.ID))
+	})
+	renamed := false
+	for len(rs) > 0 {
+		var waiting []BucketRecord
+		var missing error
+		for k := range rs {
+			news, err := m.applyRecord(&rs[k])
+			if errors.Is(err, ErrUnknownBranch) {
+				waiting, missing = append(waiting, rs[k]), cmp.Or(missing, err)
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if !news {
+				m.result.Known++
+				continue
+			}
+			m.result.New++
+			renamed = true
+			m.tx.ObserveStamp(max(rs[k].ID.Stamp, rs[k].Fork, rs[k].At))
+		}
+		if len(waiting) == len(rs) {
+			return missing
+		}
+		rs = waiting
+	}
+	if !renamed {
+		return nil
+	}
+	clear(m.byUUID)
+	return m.applyNames()
+}
+
+// applyRecord reports whether r is news. The branches it is about must be known.
+func (m *importer) applyRecord(r *BucketRecord) (news bool, err error) {
+	old, known, err := m.record(r.Kind, r.key())
+	if err != nil {
+		return false, err
+	}
+	forged := &VersionError{ID: r.ID, What: r.Kind.String(), Err: ErrForged}
+	if known {
+		if r.Kind == BranchRecord && (old.Parent != r.Parent || old.Fork != r.Fork || old.Live != r.Live) ||
+			r.Kind == SnapshotRecord && (old.Parent != r.Parent || old.At != r.At) {
+			return false, forged
+		}
+		switch c := old.ID.Compare(r.ID); {
+		case c == 0 && !sameRecord(&old, r):
+			return false, forged
+		case c >= 0:
+			return false, nil
+		}
+	}
+	apply := map[RecordKind]func(*BucketRecord) error{
+		BranchRecord: m.applyBranch, BranchGoneRecord: m.applyBranchGone, SnapshotRecord: m.applySnapshot,
+		SnapshotGoneRecord: m.applySnapshotGone, MergeRecord: m.applyMerge, PolicyRecord: m.applyPolicy,
+	}
+	if err := apply[r.Kind](r); err != nil {
+		return false, err
+	}
+	return true, m.putRecord(r)
+}
+
+func sameRecord(a, b *BucketRecord) bool {
+	p, errA := json.Marshal(a)
+	q, errB := json.Marshal(b)
+	return errA == nil && errB == nil && string(p) == string(q)
+}
+
+// event records an event about the bucket.
+func (m *importer) recordEvent(r *BucketRecord, op notify.Op, branch int64, name string, ref int64) error {
+	node, err := m.exchange.node(r.ID.Node)
+	if err != nil {
+		return err
+	}
+	return notify.Append(m.tx, &notify.Event{
+		Stamp: r.ID.Stamp, Node: node, Bucket: m.bucket.ID, Branch: branch, Op: op, Name: []byte(name), Ref: ref,
+	})
+}
+
+// interim is a name that nothing else has.
+func interim(id int64) string { return fmt.Sprintf("\x00%d", id) }
+
+func (m *importer) applyBranch(r *BucketRecord) error {
+	if b, err := m.branch(r.UUID); err == nil {
+		return m.recordEvent(r, notify.OpBranch, b.ID, b.Name, b.ID)
+	} else if !errors.Is(err, ErrUnknownBranch) {
+		return err
+	}
+	var parent int64
+	if r.Parent != ([16]byte{}) {
+		b, err := m.branch(r.Parent)
+		if err != nil {
+			return err
+		}
+		parent = b.ID
+		if !r.Live {
+			if err := m.t.seal(m.tx, parent, r.Fork); err != nil {
+				return err
+			}
+		}
+	}
+	var deleted int64
+	if g, gone, err := m.record(BranchGoneRecord, r.UUID[:]); err != nil {
+		return err
+	} else if gone {
+		deleted = int64(g.At)
+	}
+	id := m.tx.NextIno()
+	s := m.tx.Stmt(`INSERT INTO branch (id, uuid, bucket, name, parent, fork, live, created, deleted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	s.BindInt64(1, id)
+	s.BindBytes(2, r.UUID[:])
+	s.BindInt64(3, m.bucket.ID)
+	s.BindText(4, interim(id))
+	bindNonZero(s, 5, parent)
+	bindNonZero(s, 6, int64(r.Fork))
+	s.BindBool(7, r.Live)
+	s.BindInt64(8, r.Created)
+	bindNonZero(s, 9, deleted)
+	if err := run(s); err != nil {
+		return err
+	}
+	m.made = append(m.made, id)
+	return m.recordEvent(r, notify.OpBranch, id, r.Name, id)
+}
+
+func (m *importer) applyBranchGone(r *BucketRecord) error {
+	b, err := m.branch(r.UUID)
+	if errors.Is(err, ErrUnknownBranch) {
+		return nil // it comes, and is gone at once
+	}
+	if err != nil {
+		return err
+	}
+	s := m.tx.Stmt("UPDATE branch SET deleted = ? WHERE id = ?")
+	s.BindInt64(1, int64(r.At))
+	s.BindInt64(2, b.ID)
+	if err := run(s); err != nil {
+		return err
+	}
+	return m.recordEvent(r, notify.OpBranch, b.ID, b.Name, b.ID)
+}
+
+func (m *importer) applySnapshot(r *BucketRecord) error {
+	b, err := m.branch(r.Parent)
+	if err != nil {
+		return err
+	}
+	if _, gone, err := m.record(SnapshotGoneRecord, r.UUID[:]); err != nil || gone {
+		return err
+	}
+	if err := m.t.seal(m.tx, b.ID, r.At); err != nil {
+		return err
+	}
+	id := m.tx.NextIno()
+	s := m.tx.Stmt(`INSERT INTO snapshot (id, bucket, branch, name, stamp, message, created, uuid) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`)
+	s.BindInt64(1, id)
+	s.BindInt64(2, m.bucket.ID)
+	s.BindInt64(3, b.ID)
+	s.BindText(4, interim(id))
+	s.BindInt64(5, int64(r.At))
+	s.BindText(6, r.Message)
+	s.BindInt64(7, r.Created)
+	s.BindBytes(8, r.UUID[:])
+	if err := run(s); err != nil {
+		return err
+	}
+	return m.recordEvent(r, notify.OpSnapshot, b.ID, r.Name, id)
+}
+
+func (m *importer) applySnapshotGone(r *BucketRecord) error {
+	s := m.tx.Stmt("DELETE FROM snapshot WHERE uuid = ? RETURNING id, branch, name")
+	s.BindBytes(1, r.UUID[:])
+	ok, err := s.Step()
+	if !ok || err != nil {
+		return err
+	}
+	id, branch, name := s.ColumnInt64(0), s.ColumnInt64(1), s.ColumnText(2)
+	return m.recordEvent(r, notify.OpSnapshot, branch, name, id)
+}
+
+func (m *importer) applyMerge(r *BucketRecord) error {
+	dst, err := m.branch(r.UUID)
+	if err != nil {
+		return err
+	}
+	src, err := m.branch(r.Parent)
+	if err != nil {
+		return err
+	}
+	id, err := recordMerge(m.tx, Merged{Src: src.ID, SrcStamp: r.Fork, Dst: dst.ID, DstStamp: r.At, Message: r.Message})
+	if err != nil {
+		return err
+	}
+	if err := m.t.seal(m.tx, src.ID, r.Fork); err != nil {
+		return err
+	}
+	if err := m.t.seal(m.tx, dst.ID, r.At); err != nil {
+		return err
+	}
+	return m.recordEvent(r, notify.OpMerge, dst.ID, r.Message, id)
+}
+
+func (m *importer) applyPolicy(r *BucketRecord) error {
+	js, err := json.Marshal(r.Policy)
+	if err != nil {
+		return err
+	}
+	s := m.tx.Stmt("UPDATE bucket SET policy = ? WHERE id = ?")
+	s.BindText(1, string(js))
+	s.BindInt64(2, m.bucket.ID)
+	if err := run(s); err != nil {
+		return err
+	}
+	m.bucket.Policy = r.Policy
+	return m.recordEvent(r, notify.OpBucket, 0, m.bucket.Name, m.bucket.ID)
+}
+
+// applyNames shows branches and snapshots by the names that their records give.
+func (m *importer) applyNames() error {
+	rs, err := m.records()
+	if err != nil {
+		return err
+	}
+	for _, t := range []struct {
+		table      string
+		kind, gone RecordKind
+	}{{"branch", BranchRecord, BranchGoneRecord}, {"snapshot", SnapshotRecord, SnapshotGoneRecord}} {
+		if err := m.rename(t.table, displayNames(rs, t.kind, t.gone)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *importer) rename(table string, names map[[16]byte]string) error {
+	s := m.tx.Stmt("SELECT id, uuid, name FROM " + table + " WHERE bucket = ? AND uuid IS NOT NULL ORDER BY id")
+	s.BindInt64(1, m.bucket.ID)
+	type change struct {
+		id       int64
+		old, new string
+	}
+	var changes []change
+	for {
+		ok, err := s.Step()
+		if err != nil {
+			return err
+		}
+		if !ok {
+			break
+		}
+		var u [16]byte
+		s.ColumnBytes(1, u[:])
+		c := change{s.ColumnInt64(0), s.ColumnText(2), names[u]}
+		if c.new != "" && c.new != c.old {
+			changes = append(changes, c)
+		}
+	}
+	set := func(id int64, name string) error {
+		s := m.tx.Stmt("UPDATE " + table + " SET name = ? WHERE id = ?")
+		s.BindText(1, name)
+		s.BindInt64(2, id)
+		return run(s)
+	}
+	for _, c := range changes {
+		if err := set(c.id, interim(c.id)); err != nil {
+			return err
+		}
+	}
+	for _, c := range changes {
+		if err := set(c.id, c.new); err != nil {
+			return err
+		}
+		if c.old == interim(c.id) {
+			continue
+		}
+		op, branch := notify.OpBranch, c.id
+		if table == "snapshot" {
+			op, branch = notify.OpSnapshot, 0
+		}
+		err := notify.Append(m.tx, &notify.Event{
+			Stamp: m.tx.NextStamp(), Node: m.node, Bucket: m.bucket.ID, Branch: branch, Op: op, Name: []byte(c.new), Ref: c.id,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
