@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -29,7 +30,7 @@ var killQueue = Queue{Name: "work", MaxAttempts: 1 << 30, Backoff: time.Millisec
 // TestKilledProcesses has several processes produce changes with their events
 // and jobs, work the jobs off, and take turns with a lock, and kills them one
 // after the other. What they did they write to logs of their own, which tell
-// whether the database kept its word.
+// after each kill whether the database kept its word.
 func TestKilledProcesses(t *testing.T) {
 	dir := t.TempDir()
 	db := open(t, dir)
@@ -37,19 +38,30 @@ func TestKilledProcesses(t *testing.T) {
 	for i := range kids {
 		kids[i] = startKillChild(t, dir)
 	}
+	l := ledger{dir: dir, db: db, read: map[string]int64{}, began: map[string]bool{}, runs: map[string][]interval{}, held: map[int64]interval{}}
 	for round := range killRounds {
-		time.Sleep(rand.N(80 * time.Millisecond))
+		time.Sleep(rand.N(80 * time.Millisecond)) // the random moment
 		i := round % killWorkers
 		kids[i].kill(t)
 		kids[i] = startKillChild(t, dir)
 		checkOutbox(t, db)
+		awaitJobs(t, db, newestJob(t, db))
+		l.check(t)
+		if t.Failed() {
+			t.Fatalf("after round %d of kill -9", round)
+		}
+		t.Logf("round %d: %d acknowledged changes are there, each with one event; %d jobs ran, %d claims of them at different times; %d turns with the lock, one after the other",
+			round, l.acknowledged, l.changes, l.claims, len(l.held))
 	}
 	for _, k := range kids {
 		k.stop(t)
 	}
 	drain(t, db, dir)
 	checkOutbox(t, db)
-	checkLogs(t, db, dir)
+	l.check(t)
+	if l.changes == 0 || len(l.held) < 2 {
+		t.Errorf("%d changes, %d lock holders: the processes did nothing", l.changes, len(l.held))
+	}
 }
 
 type killChild struct {
@@ -321,83 +333,148 @@ func checkOutbox(t *testing.T, db *schema.DB) {
 	}
 }
 
+// newestJob returns the number of the newest job.
+func newestJob(t *testing.T, db *schema.DB) int64 {
+	t.Helper()
+	return int64(count(t, db, "SELECT coalesce(max(id), 0), 0 FROM job")[0])
+}
+
+// awaitJobs returns when the jobs up to a number are done, whoever does them.
+func awaitJobs(t *testing.T, db *schema.DB, upTo int64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		gen := db.Generation()
+		left := count(t, db, fmt.Sprintf("SELECT count(*), 0 FROM job WHERE state <> 3 AND id <= %d", upTo))[0]
+		if left == 0 {
+			return
+		}
+		if _, err := db.Wait(ctx, gen); err != nil {
+			t.Fatalf("%d jobs are not done: %v", left, err)
+		}
+	}
+}
+
+// interval is a stretch of boot time, in nanoseconds, in which something was held.
 type interval struct{ from, to int64 }
 
-// checkLogs checks what the processes wrote down against the database and
-// against each other.
-func checkLogs(t *testing.T, db *schema.DB, dir string) {
+// ledger is what the processes wrote down, read as far as it goes.
+type ledger struct {
+	dir  string
+	db   *schema.DB
+	read map[string]int64 // bytes, by log
+
+	changes, acknowledged, claims int
+	newest                        int64 // job looked at
+	began                         map[string]bool
+	runs                          map[string][]interval // claims of a job that were settled
+	held                          map[int64]interval    // turns with the lock, by fencing token
+}
+
+// check reads what is new in the logs and compares it with the database and with
+// itself.
+func (l *ledger) check(t *testing.T) {
 	t.Helper()
-	logs, err := filepath.Glob(filepath.Join(dir, "log-*"))
+	newest := newestJob(t, l.db) // what is logged of the jobs up to here was logged before it is read
+	awaitJobs(t, l.db, newest)
+	logs, err := filepath.Glob(filepath.Join(l.dir, "log-*"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	acknowledged := map[string]bool{}
-	began := map[string]bool{}
-	runs := map[string][]interval{}
-	held := map[int64][]int64{} // times by token
+	var acknowledged []string
 	for _, path := range logs {
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		for lines := bufio.NewScanner(f); lines.Scan(); {
-			var id string
-			var a, b, c int64
-			if n, _ := fmt.Sscanf(lines.Text(), "acknowledged %s", &id); n == 1 {
-				acknowledged[id] = true
-			} else if n, _ := fmt.Sscanf(lines.Text(), "began %s", &id); n == 1 {
-				began[id] = true
-			} else if n, _ := fmt.Sscanf(lines.Text(), "ran %s %d %d %d", &id, &a, &b, &c); n == 4 {
-				runs[id] = append(runs[id], interval{b, c})
-			} else if n, _ := fmt.Sscanf(lines.Text(), "held %d %d", &a, &b); n == 2 {
-				held[a] = append(held[a], b)
-			} else {
-				t.Fatalf("%s: %q", path, lines.Text())
+		acknowledged = append(acknowledged, l.readLog(t, path)...)
+	}
+	l.acknowledged += len(acknowledged)
+	if err := l.db.Barrier(); err != nil {
+		t.Fatal(err)
+	}
+	err = l.db.Snapshot(func(tx *schema.Tx) error {
+		for _, id := range acknowledged {
+			if _, known, err := cursor(tx, id); err != nil || !known {
+				t.Errorf("%s was acknowledged and is gone (%v)", id, err)
 			}
 		}
-	}
-	changes := map[string]bool{}
-	err = db.Snapshot(func(tx *schema.Tx) error {
-		s := tx.Stmt("SELECT name FROM cursor WHERE name LIKE 'change/%'")
+		s := tx.Stmt("SELECT payload FROM job WHERE id > ? AND id <= ?")
+		s.BindInt64(1, l.newest)
+		s.BindInt64(2, newest)
 		for {
 			if ok, err := s.Step(); err != nil || !ok {
 				return err
 			}
-			changes[s.ColumnText(0)] = true
+			l.changes++
+			if id := string(columnBytes(s, 0)); !l.began[id] {
+				t.Errorf("the job of %s is done and never ran", id)
+			}
 		}
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for id := range acknowledged {
-		if !changes[id] {
-			t.Errorf("%s was acknowledged and is gone", id)
-		}
+	l.newest = newest
+	l.checkTurns(t)
+}
+
+// readLog takes the lines that are new in a log, and returns the changes that were
+// acknowledged.
+func (l *ledger) readLog(t *testing.T, path string) (acknowledged []string) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for id := range changes {
-		if !began[id] {
-			t.Errorf("the job of %s is done and never ran", id)
+	defer f.Close()
+	if _, err := f.Seek(l.read[path], io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(f)
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			return acknowledged // the rest, if any, is being written
 		}
-		slices.SortFunc(runs[id], func(a, b interval) int { return int(a.from - b.from) })
-		for i := 1; i < len(runs[id]); i++ {
-			if runs[id][i].from < runs[id][i-1].to {
-				t.Errorf("%s was run twice at a time: %v", id, runs[id])
+		l.read[path] += int64(len(line))
+		var id string
+		var a, b, c int64
+		if n, _ := fmt.Sscanf(line, "acknowledged %s", &id); n == 1 {
+			acknowledged = append(acknowledged, id)
+		} else if n, _ := fmt.Sscanf(line, "began %s", &id); n == 1 {
+			l.began[id] = true
+		} else if n, _ := fmt.Sscanf(line, "ran %s %d %d %d", &id, &a, &b, &c); n == 4 {
+			l.ran(t, id, interval{b, c})
+		} else if n, _ := fmt.Sscanf(line, "held %d %d", &a, &b); n == 2 {
+			h, known := l.held[a]
+			if !known {
+				h = interval{b, b}
 			}
+			l.held[a] = interval{min(h.from, b), max(h.to, b)}
+		} else {
+			t.Fatalf("%s: %q", path, line)
 		}
 	}
-	tokens := make([]int64, 0, len(held))
-	for token := range held {
-		tokens = append(tokens, token)
+}
+
+// ran notes a settled claim; no two of one job may overlap.
+func (l *ledger) ran(t *testing.T, id string, now interval) {
+	t.Helper()
+	l.claims++
+	for _, before := range l.runs[id] {
+		if now.from < before.to && before.from < now.to {
+			t.Errorf("%s was run twice at a time: %v and %v", id, before, now)
+		}
 	}
-	slices.Sort(tokens)
+	l.runs[id] = append(l.runs[id], now)
+}
+
+// checkTurns checks that a greater fencing token was held only after every
+// smaller one.
+func (l *ledger) checkTurns(t *testing.T) {
+	t.Helper()
+	tokens := slices.Sorted(maps.Keys(l.held))
 	for i := 1; i < len(tokens); i++ {
-		if before, after := slices.Max(held[tokens[i-1]]), slices.Min(held[tokens[i]]); before >= after {
+		if before, after := l.held[tokens[i-1]], l.held[tokens[i]]; before.to >= after.from {
 			t.Errorf("tokens %d and %d were held at the same time", tokens[i-1], tokens[i])
 		}
 	}
-	if len(changes) == 0 || len(tokens) < 2 {
-		t.Errorf("%d changes, %d lock holders: the processes did nothing", len(changes), len(tokens))
-	}
-	t.Logf("%d rounds: %d changes (%d acknowledged), %d turns with the lock", killRounds, len(changes), len(acknowledged), len(tokens))
 }
