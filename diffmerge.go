@@ -144,8 +144,10 @@ func (s *Store) Merge(src, dst Spec, o MergeOptions) (r MergeResult, err error) 
 				return err
 			}
 		}
-		r, err = s.tree.Merge(tx, from.v, to.v, po)
-		return err
+		if r, err = s.tree.Merge(tx, from.v, to.v, po); err != nil || o.DryRun {
+			return err
+		}
+		return s.mayApply(tx, to, r.Applied)
 	})
 	if err == nil && !o.DryRun {
 		s.refresh(to, r.Applied)
@@ -172,6 +174,20 @@ func (s *Store) storeContent(tx *schema.Tx, p []byte) (blobstore.Hash, error) {
 		return blobstore.Hash{}, err
 	}
 	return c.add(tx, s.blobs)
+}
+
+// mayApply fails when changes gave new content to a file that somebody is writing,
+// and its bucket allows one writer at a time.
+func (s *Store) mayApply(tx *schema.Tx, v *View, changes []Change) error {
+	for _, c := range changes {
+		if c.Old == nil || c.New == nil || !c.Content || !c.New.IsRegular() {
+			continue
+		}
+		if err := s.sessions.MayReplace(tx, v.v, c.New.Ino); err != nil {
+			return fmt.Errorf("%s: %w", c.Path, err)
+		}
+	}
+	return nil
 }
 
 // refresh tells open files of this process that their content was replaced.
@@ -215,8 +231,10 @@ func (s *Store) Restore(spec Spec) (changes []Change, err error) {
 		return nil, err
 	}
 	err = s.write(func(tx *schema.Tx) (err error) {
-		changes, err = s.tree.Restore(tx, to.v, cleanPath(spec.Path), from.v)
-		return err
+		if changes, err = s.tree.Restore(tx, to.v, cleanPath(spec.Path), from.v); err != nil {
+			return err
+		}
+		return s.mayApply(tx, to, changes)
 	})
 	if err != nil {
 		return nil, pathError("restore", spec.Path, err)

@@ -8,6 +8,7 @@ import (
 	"github.com/pkg/sftp"
 
 	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/writesession"
 )
 
 // Status codes of version 3 (section 7).
@@ -65,6 +66,10 @@ func statusOf(err error) status {
 		return s
 	case errors.Is(err, io.EOF):
 		return status{statusEOF, "End of file"}
+	}
+	var writer *writesession.WriterError
+	if errors.As(err, &writer) {
+		return status{statusFailure, writer.Discreet()}
 	}
 	errno := pathtree.Errno(err)
 	switch errno {

@@ -490,6 +490,9 @@ func TestSecondWriterFollowsThePolicy(t *testing.T) {
 	must(t, err)
 	_, err = g.Write([]byte("second"))
 	denied(t, "the second writer", err, statusFailure)
+	if me := fmt.Sprintf("process %d is writing it", os.Getpid()); !strings.Contains(err.Error(), me) {
+		t.Errorf("the writer is not named: %v", err)
+	}
 	must(t, f.Close())
 	g.Close()
 	if got := get(t, b, "/ws/main/f"); got != "first" {

@@ -105,8 +105,27 @@ func writers(tx *schema.Tx, v *pathtree.View, ino pathtree.Ino, before int64) (o
 func (s *Sessions) refused(owners []string) error {
 	for _, o := range owners {
 		if o == s.owner.name || alive(s.db.Dir(), o) {
-			return fmt.Errorf("%s is writing it, and its bucket allows one writer at a time: %w", describe(s.db.Dir(), o), syscall.EBUSY)
+			return &WriterError{PID: pidOf(o), Process: describe(s.db.Dir(), o)}
 		}
 	}
 	return nil
 }
+
+// WriterError names the process that writes a file of which its bucket allows one
+// writer at a time. It is EBUSY.
+type WriterError struct {
+	PID     string
+	Process string // with its command line
+}
+
+func (e *WriterError) Error() string { return e.text(e.Process) }
+
+// Discreet is Error without what the command line might give away.
+func (e *WriterError) Discreet() string { return e.text("process " + e.PID) }
+
+func (e *WriterError) text(who string) string {
+	return fmt.Sprintf("%s is writing it, and its bucket allows one writer at a time (%v)", who, syscall.EBUSY)
+}
+
+// Unwrap gives EBUSY.
+func (e *WriterError) Unwrap() error { return syscall.EBUSY }
