@@ -224,7 +224,7 @@ func (s *Store) collected(missing []Hash) (gone bool, err error) {
 }
 
 // RestoreStore makes the directory dir, which is missing or empty, a store with
-// what the backup holds. All content is hashed. dir appears at once and whole,
+// what the backup, a directory or a file, holds. All content is hashed. dir appears at once and whole,
 // or not at all. The store has the identity of the one that was backed up: do
 // not let both synchronise.
 func RestoreStore(ctx context.Context, backup, dir string, o BackupOptions) (r BackupReport, err error) {
@@ -235,7 +235,29 @@ func RestoreStore(ctx context.Context, backup, dir string, o BackupOptions) (r B
 	return r, err
 }
 
+// restoreFile is restoreStore of a backup file: it is unpacked beside dir, and dir
+// gets links.
+func restoreFile(ctx context.Context, file, dir string, o BackupOptions) (r BackupReport, err error) {
+	parent := filepath.Dir(filepath.Clean(dir))
+	if err := os.MkdirAll(parent, 0o700); err != nil {
+		return r, err
+	}
+	unpacked, err := os.MkdirTemp(parent, ".alkfs-unpacked-*")
+	if err != nil {
+		return r, err
+	}
+	defer os.RemoveAll(unpacked)
+	if err := unpackBackup(ctx, file, unpacked); err != nil {
+		return r, err
+	}
+	o.Link = true
+	return restoreStore(ctx, unpacked, dir, o)
+}
+
 func restoreStore(ctx context.Context, backup, dir string, o BackupOptions) (r BackupReport, err error) {
+	if st, err := os.Stat(backup); err == nil && st.Mode().IsRegular() {
+		return restoreFile(ctx, backup, dir, o)
+	}
 	lock, err := os.Open(filepath.Join(backup, backupMarker))
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, fmt.Errorf("it is no backup (no %s): %w", backupMarker, err)

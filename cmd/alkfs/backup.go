@@ -1,7 +1,12 @@
 package main
 
 import (
+	"context"
+	"os"
+	"strings"
+
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/alkdev/alkfs"
 )
@@ -9,28 +14,35 @@ import (
 func (a *app) backupCommand() *cobra.Command {
 	var o alkfs.BackupOptions
 	c := &cobra.Command{
-		Use:   "backup DIR",
-		Short: "Back the store up to a directory, while it is used",
+		Use:   "backup DIR|FILE.tar|-",
+		Short: "Back the store up, while it is used",
 		Long: `Makes DIR a backup of the whole store as it is at one moment: all buckets,
 branches, snapshots, history, users and keys. Writes that no close has published
 are not part of it. Into an earlier backup only new content is copied. DIR holds
 one backup that is whole at any time, also when this is interrupted.
 
+A name that ends in .tar, or a file that is there, gets the backup as one file
+instead, written anew each time; - is standard output.
+
 Content is hashed when it is copied; --verify hashes what is in DIR already, too,
 and replaces what is damaged. The files node.key and ssh_host_ed25519_key in it
 are secrets.`,
-		Example: "  alkfs backup /media/disk/alkfs\n  alkfs backup --verify /media/disk/alkfs",
+		Example: "  alkfs backup /media/disk/alkfs\n  alkfs backup --verify /media/disk/alkfs\n  alkfs backup - | ssh host 'cat >alkfs.tar'",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			to := args[0]
+			if out, ok := cmd.OutOrStdout().(*os.File); to == "-" && ok && term.IsTerminal(int(out.Fd())) {
+				return usagef("a backup is not for a terminal: redirect it, or name a directory or a file")
+			}
 			return a.with(cmd.Context(), reading, func(s *alkfs.Store) error {
 				b := a.newBar("backup", -1, true)
 				o.Progress = b.counting()
-				r, err := s.Backup(cmd.Context(), args[0], o)
+				r, err := a.backUp(cmd.Context(), s, to, o)
 				b.done()
 				if err != nil {
 					return err
 				}
-				return a.printBackup(r, "backed up", args[0])
+				return a.printBackup(r, "backed up", to)
 			})
 		},
 	}
@@ -39,13 +51,24 @@ are secrets.`,
 	return c
 }
 
+func (a *app) backUp(ctx context.Context, s *alkfs.Store, to string, o alkfs.BackupOptions) (alkfs.BackupReport, error) {
+	if to == "-" {
+		return s.WriteBackup(ctx, a.out, o)
+	}
+	st, err := os.Stat(to)
+	if err == nil && st.Mode().IsRegular() || err != nil && strings.HasSuffix(to, ".tar") {
+		return s.BackupFile(ctx, to, o)
+	}
+	return s.Backup(ctx, to, o)
+}
+
 func (a *app) restoreStoreCommand() *cobra.Command {
 	var o alkfs.BackupOptions
 	c := &cobra.Command{
 		Use:   "restore-store BACKUP DIR",
 		Short: "Make a store of a backup",
-		Long: `Makes DIR, which must be missing or empty, a store with what BACKUP holds, and
-hashes all content. It has the identity of the store that was backed up: use one
+		Long: `Makes DIR, which must be missing or empty, a store with what BACKUP holds, a
+directory or a file, and hashes all content. It has the identity of the store that was backed up: use one
 of the two.`,
 		Example: "  alkfs restore-store /media/disk/alkfs ~/.local/share/alkfs",
 		Args:    cobra.ExactArgs(2),
@@ -68,7 +91,9 @@ of the two.`,
 }
 
 func (a *app) printBackup(r alkfs.BackupReport, verb, dir string) error {
-	if a.json {
+	if dir == "-" { // standard output is the backup
+		a.note("%s: database %s, %d content files (%s)", verb, bytesText(r.Database), r.Files, bytesText(r.Bytes))
+	} else if a.json {
 		err := a.emit("dir", dir, "database_bytes", r.Database, "files", r.Files, "bytes", r.Bytes, "new", r.New, "new_bytes", r.NewBytes,
 			"removed", r.Removed, "missing", hashes(r.Missing), "damaged", hashes(r.Damaged))
 		if err != nil {
