@@ -234,6 +234,55 @@ func TestGroupsAreVerifiedOnce(t *testing.T) {
 	}
 }
 
+func TestSmallReadHashesItsGroupsOnly(t *testing.T) {
+	s := openTest(t, t.TempDir(), Options{})
+	p := noise(6, 4*spanSize+5)
+	h := sealFile(t, s, p)
+	s.forget(h)
+	b, err := s.Open(h, int64(len(p)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	sum := int64(0)
+	for _, r := range []struct{ off, n, groups int64 }{
+		{5*GroupSize + 4096, 4096, 1},
+		{5 * GroupSize, GroupSize, 0}, // known
+		{9*GroupSize - 1, 2, 2},
+		{4 * spanSize, 5, 1}, // at the end
+		{spanSize + 100, 8 * GroupSize, 9},
+		{3*spanSize - 10, 20, 2},
+	} {
+		buf := make([]byte, r.n)
+		if _, err := b.ReadAt(buf, r.off); err != nil || !bytes.Equal(buf, p[r.off:r.off+r.n]) {
+			t.Fatalf("%d bytes at %d: %v", r.n, r.off, err)
+		}
+		sum += r.groups
+		if got := s.counts.verified.Load(); got != sum {
+			t.Errorf("%d bytes at %d: %d groups hashed so far, want %d", r.n, r.off, got, sum)
+		}
+	}
+}
+
+func TestStep(t *testing.T) {
+	b := &blobFile{size: 2*spanSize + 100}
+	for _, c := range []struct{ off, n, want int64 }{
+		{0, 4096, 4096},
+		{4096, 4 * GroupSize, 4 * GroupSize},        // few: all at once
+		{4096, 5 * GroupSize, GroupSize - 4096},     // many: the group in part first,
+		{GroupSize, 5*GroupSize + 1, 5 * GroupSize}, // and last
+		{0, spanSize, spanSize},
+		{0, spanSize + 100, spanSize},
+		{spanSize - 10, 100, 10},
+		{2 * spanSize, 100, 100}, // the last group is short
+		{spanSize + GroupSize, spanSize - GroupSize + 100, spanSize - GroupSize},
+	} {
+		if got := b.step(c.off, c.n); got != c.want {
+			t.Errorf("step(%d, %d) = %d, want %d", c.off, c.n, got, c.want)
+		}
+	}
+}
+
 // records is a log that can be asked.
 type records struct{ bytes.Buffer }
 

@@ -68,7 +68,7 @@ func (b *blobFile) readAt(p []byte, off int64) (n int, err error) {
 	}
 	for len(p) > 0 {
 		i := off / spanSize
-		part := p[:min(int64(len(p)), (i+1)*spanSize-off)]
+		part := p[:b.step(off, int64(len(p)))]
 		if err := b.readSpan(i, part, off); err != nil {
 			return n, err
 		}
@@ -111,9 +111,23 @@ func (b *blobFile) pread(p []byte, off int64) error {
 	return err
 }
 
+// step returns how many of n bytes at off to read at once: none of another
+// span, and of many not the whole groups with those in part.
+func (b *blobFile) step(off, n int64) int64 {
+	const many = 4 * GroupSize
+	n = min(n, spanSize-off%spanSize)
+	switch before := off % GroupSize; {
+	case n <= many:
+	case before != 0:
+		n = GroupSize - before
+	case off+n < b.size:
+		n -= n % GroupSize
+	}
+	return n
+}
+
 // readSpan reads p, which lies inside span i, and verifies the groups it
-// touches. Groups that p covers are hashed where they are; of the others the
-// whole group is read.
+// touches.
 func (b *blobFile) readSpan(i int64, p []byte, off int64) error {
 	sp := b.spans[i].Load()
 	if sp == nil {
@@ -125,31 +139,36 @@ func (b *blobFile) readSpan(i int64, p []byte, off int64) error {
 			return err
 		}
 	}
+	end := off + int64(len(p))
+	from, to := off/GroupSize*GroupSize, min((end+GroupSize-1)/GroupSize*GroupSize, b.size)
+	if sp == done || from == off && to == end {
+		return b.readGroups(sp, p, off)
+	}
+	// Of groups at the ends, more than p is needed: one read brings it all.
+	buf := spanBuffers.Get().(*[spanSize]byte)
+	defer spanBuffers.Put(buf)
+	if err := b.readGroups(sp, buf[:to-from], from); err != nil {
+		return err
+	}
+	copy(p, buf[off-from:])
+	return nil
+}
+
+// readGroups reads p, whole groups of a span unless that is done, and verifies
+// what is not verified yet.
+func (b *blobFile) readGroups(sp *span, p []byte, off int64) error {
 	if err := b.pread(p, off); err != nil || sp == done {
 		return err
 	}
-	end := off + int64(len(p))
-	for g := off / GroupSize; g*GroupSize < end; g++ {
-		bit := uint64(1) << (g % spanGroups)
-		if sp.verified.Load()&bit != 0 {
+	for g := off / GroupSize; len(p) > 0; g++ {
+		group := p[:min(GroupSize, len(p))]
+		p = p[len(group):]
+		if sp.verified.Load()&(1<<(g%spanGroups)) != 0 {
 			continue
 		}
-		from, to := g*GroupSize, min((g+1)*GroupSize, b.size)
-		if off <= from && to <= end {
-			if err := b.check(sp, g, p[from-off:to-off]); err != nil {
-				return err
-			}
-			continue
-		}
-		var buf [GroupSize]byte
-		whole := buf[:to-from]
-		if err := b.pread(whole, from); err != nil {
+		if err := b.check(sp, g, group); err != nil {
 			return err
 		}
-		if err := b.check(sp, g, whole); err != nil {
-			return err
-		}
-		copy(p[max(from-off, 0):], whole[max(off-from, 0):min(end, to)-from])
 	}
 	return nil
 }
