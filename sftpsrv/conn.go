@@ -189,14 +189,12 @@ func (c *connection) program(r *ssh.Request) func(context.Context, ssh.Channel) 
 
 func (c *connection) serveSFTP(ctx context.Context, ch ssh.Channel) int {
 	s := newSession(c.s.c, rand.Int64(), c.rights)
-	f := newFilter(ctx, ch, s)
+	f := newFilter(ctx, ch, s, &c.s.memory)
 	defer f.stop()
 	h := handlers{s}
-	rs := sftp.NewRequestServer(f, sftp.Handlers{FileGet: h, FilePut: h, FileCmd: h, FileList: h},
-		sftp.WithRSMaxTxPacket(maxData))
-	err := rs.Serve()
-	s.end()
+	err := sftp.NewRequestServer(f, sftp.Handlers{FileCmd: h, FileList: h}).Serve()
 	f.wait()
+	s.end()
 	c.s.log.Debug("sftp ended", "user", c.id.name, "error", err)
 	return 0
 }

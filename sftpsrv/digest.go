@@ -113,13 +113,13 @@ func sumBlocks(ctx context.Context, f *openFile, h hash.Hash, r blockRange) ([]b
 		return nil, syscall.EMSGSIZE
 	}
 	var sums []byte
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, hashRoom)
 	for off, end := r.off, r.off+r.length; off < end || len(sums) == 0; off += block {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		h.Reset()
-		part := io.NewSectionReader(f, int64(off), int64(min(block, end-off)))
+		part := io.NewSectionReader(readerOf{f}, int64(off), int64(min(block, end-off)))
 		if err := sumPart(ctx, h, part, buf); err != nil {
 			return nil, err
 		}

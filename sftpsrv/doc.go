@@ -29,18 +29,30 @@
 //
 // # Why a filter
 //
-// pkg/sftp's request server would do most of this, but it hands writes to
-// workers that lose their order, answers fstat by path, drops the mode given at
-// create, and knows three extensions of twelve. It has no hooks for any of that.
-// A fork and a server of our own were rejected: its parsing and packet order are
-// well worn. So filter.go stands in front of it and answers what it cannot.
+// pkg/sftp's request server would do most of this, but it answers strictly in
+// order, so that one read that waits holds up a connection; hands writes to
+// workers that lose their order; answers fstat by path; drops the mode given at
+// create; and knows three extensions of twelve. It has no hooks for any of that.
+// A fork and a server of our own were rejected: its parsing and its listings are
+// well worn. So filter.go stands in front of it. Open files are the filter's, and
+// all that may wait; names are pkg/sftp's, where one short transaction answers.
+//
+// # Several requests at a time
+//
+// Requests about open files are answered beside each other (lane.go): bytes that
+// do not come, a file being hashed or a disk that is slow hold up those about
+// that file alone. About one file they take effect in order, and what names it
+// behind a close in the same stream (a rename, a time, a size) waits for the
+// close.
 //
 // # Limits
 //
-// A connection holds at most maxReading bytes of file data, one packet and the
-// SSH window of 2 MiB in memory, besides its open files' own buffers. Options
-// bound connections in number and in time. Everything is safe for concurrent
-// use; Serve returns when all its connections are over.
+// A session holds at most maxReading bytes of file data being read, maxHeld of
+// writes that wait, one packet and the SSH window of 2 MiB in memory, besides its
+// open files' own buffers; all sessions together have Options.MaxData, besides
+// one request of each. Options bound connections in number and in time.
+// Everything is safe for concurrent use; Serve returns when all its connections
+// are over.
 //
 // # Errors
 //

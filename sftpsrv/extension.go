@@ -6,8 +6,8 @@ import (
 	"github.com/alkdev/alkfs/blobstore"
 )
 
-// extensions are advertised in the VERSION packet, with their versions. The
-// first two are answered by pkg/sftp, the others by the filter. Those of
+// extensions are advertised in the VERSION packet, with their versions. Hardlink
+// is answered by pkg/sftp, the others by the filter. Those of
 // OpenSSH are described in its PROTOCOL file, copy-data and check-file in
 // draft-ietf-secsh-filexfer-extensions-00. Ours is hash@alkfs: the request
 // carries a path, the reply the string "blake3", the 32 bytes of the hash and
@@ -49,42 +49,24 @@ type blockRange struct {
 	block       uint32
 }
 
-// byHandle answers fstat and fsetstat for the open file and not, as pkg/sftp
-// would, for whatever now has the name it was opened by.
-func (f *filter) byHandle(r *request, d *decoder) error {
-	name := d.str()
-	var a attrs
-	if r.kind == fxpFsetstat {
-		a = d.attrs()
-	}
-	if d.bad {
-		return errBadMessage
-	}
-	h := f.settled(name)
-	switch {
-	case h == nil:
-		return f.answer(r.id, nil, errBadHandle)
-	case r.kind == fxpFsetstat:
-		return f.answer(r.id, nil, f.peer.fsetstat(h.obj, a))
-	}
-	a, err := f.peer.fstat(h.obj)
-	return f.answer(r.id, newEncoder(fxpAttrs, r.id).attrs(a).packet(), err)
-}
-
-// extended answers an extension, or passes on those that pkg/sftp answers.
+// extended answers an extension, or passes on the one that pkg/sftp answers.
 func (f *filter) extended(r *request, d *decoder) (pass bool, err error) {
 	name := string(d.str())
 	if d.bad {
 		return false, errBadMessage
 	}
 	switch name {
-	case "posix-rename@openssh.com", "hardlink@openssh.com":
+	case "hardlink@openssh.com":
 		d.str()
 		d.str()
 		return !d.bad, badIf(d.bad)
+	case "posix-rename@openssh.com":
+		return false, f.rename(r.id, d, 0)
+	case "lsetstat@openssh.com":
+		return false, f.setstat(r.id, d, false)
 	case "fsync@openssh.com", "copy-data", "check-file", "fstatvfs@openssh.com":
 		return false, f.extendedHandle(r.id, name, d)
-	case "statvfs@openssh.com", "lsetstat@openssh.com", "expand-path@openssh.com", "hash@alkfs":
+	case "statvfs@openssh.com", "expand-path@openssh.com", "hash@alkfs":
 		return false, f.extendedPath(r.id, name, d)
 	case "limits@openssh.com":
 		e := newEncoder(fxpExtendedReply, r.id).u64(maxPacket).u64(maxData).u64(maxData).u64(maxHandles)
@@ -104,10 +86,6 @@ func badIf(bad bool) error {
 
 func (f *filter) extendedPath(id uint32, name string, d *decoder) error {
 	path := string(d.str())
-	var a attrs
-	if name == "lsetstat@openssh.com" {
-		a = d.attrs()
-	}
 	if d.bad {
 		return errBadMessage
 	}
@@ -115,8 +93,6 @@ func (f *filter) extendedPath(id uint32, name string, d *decoder) error {
 	switch name {
 	case "statvfs@openssh.com":
 		return f.statvfs(id, path, nil)
-	case "lsetstat@openssh.com":
-		return f.answer(id, nil, f.peer.lsetstat(path, a))
 	case "expand-path@openssh.com":
 		p, err := f.peer.expand(path)
 		e := newEncoder(fxpName, id).u32(1).str(p).str(p).attrs(attrs{})
@@ -130,23 +106,27 @@ func (f *filter) extendedPath(id uint32, name string, d *decoder) error {
 	return f.answer(id, e.packet(), err)
 }
 
+// hashRoom is the memory in bytes that check-file reads into.
+const hashRoom = 64 << 10
+
 func (f *filter) extendedHandle(id uint32, name string, d *decoder) error {
-	first := d.str()
-	h := f.settled(first)
+	h, _ := f.handle(d.str(), true)
 	if d.bad {
 		return errBadMessage
 	}
 	if h == nil {
 		return f.answer(id, nil, errBadHandle)
 	}
+	t := &task{lanes: []*lane{h.lane}}
 	switch name {
 	case "fstatvfs@openssh.com":
 		return f.statvfs(id, "", h.obj)
 	case "fsync@openssh.com":
-		return f.beside(id, func() ([]byte, error) { return nil, f.peer.fsync(f.ctx, h.obj) }, h)
+		t.shared = true
+		t.run = func() []byte { return statusPacket(id, f.peer.fsync(f.ctx, h.obj)) }
 	case "copy-data":
 		c := copyRange{src: h.obj, srcOff: d.u64(), length: d.u64()}
-		dst := f.settled(d.str())
+		dst, _ := f.handle(d.str(), false)
 		c.dstOff = d.u64()
 		if d.bad {
 			return errBadMessage
@@ -155,19 +135,28 @@ func (f *filter) extendedHandle(id uint32, name string, d *decoder) error {
 			return f.answer(id, nil, errBadHandle)
 		}
 		c.dst = dst.obj
-		return f.beside(id, func() ([]byte, error) { return nil, f.peer.copyData(f.ctx, c) }, h, dst)
+		if dst.lane != h.lane {
+			t.lanes = append(t.lanes, dst.lane)
+		}
+		t.run = func() []byte { return statusPacket(id, f.peer.copyData(f.ctx, c)) }
+	default:
+		algorithms := string(d.str())
+		r := blockRange{off: d.u64(), length: d.u64(), block: d.u32()}
+		if d.bad {
+			return errBadMessage
+		}
+		t.shared, t.room = true, hashRoom
+		t.run = func() []byte { return f.checkReply(id, h, algorithms, r) }
 	}
-	algorithms := string(d.str())
-	r := blockRange{off: d.u64(), length: d.u64(), block: d.u32()}
-	if d.bad {
-		return errBadMessage
-	}
-	return f.beside(id, func() ([]byte, error) {
-		used, sums, err := f.peer.check(f.ctx, h.obj, algorithms, r)
-		e := newEncoder(fxpExtendedReply, id).str("check-file").str(used)
-		e.b = append(e.b, sums...)
-		return e.packet(), err
-	}, h)
+	f.submit(t)
+	return nil
+}
+
+func (f *filter) checkReply(id uint32, h *handle, algorithms string, r blockRange) []byte {
+	used, sums, err := f.peer.check(f.ctx, h.obj, algorithms, r)
+	e := newEncoder(fxpExtendedReply, id).str("check-file").str(used)
+	e.b = append(e.b, sums...)
+	return replyTo(id, e.packet(), err)
 }
 
 // statvfs sends what OpenSSH's PROTOCOL section 4.4 lays down.

@@ -1,11 +1,11 @@
 package sftpsrv
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"math"
 	"os"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,12 +17,7 @@ import (
 	"github.com/alkdev/alkfs/writesession"
 )
 
-// publishNow is the size in bytes to which a file is published within its
-// close; a longer one is published beside the requests that follow.
-const publishNow = 1 << 20
-
-// openFile is an open file of a session. pkg/sftp reads from it and closes it,
-// the filter does the rest.
+// openFile is an open file of a session.
 type openFile struct {
 	*writesession.File
 	s         *session
@@ -30,56 +25,71 @@ type openFile struct {
 	writable  bool
 	changes   bool // its close publishes; so for a truncating open too
 	appending bool
-	lost      atomic.Bool // the connection ended before the close
 }
 
-// allowed checks the grants as they are now.
+// allowed checks the grants as they are now, for the branch as it is named now.
 func (f *openFile) allowed(want access.Level) error {
-	r, err := f.s.rights()
-	if err != nil {
-		return err
+	has, err := f.s.level(f.view)
+	if err == nil && has < want {
+		err = errDenied
 	}
-	if r.Branch(f.view.Bucket().ID, f.view.Branch().Name) < want {
-		return errDenied
-	}
-	return nil
+	return err
 }
 
-// ReadAt is called by pkg/sftp, concurrently.
-func (f *openFile) ReadAt(p []byte, off int64) (int, error) {
+func (f *openFile) readAt(p []byte, off int64) (int, error) {
 	if err := f.allowed(access.Read); err != nil {
-		return 0, reply(err)
+		return 0, err
 	}
 	if off < 0 {
-		return 0, reply(syscall.EINVAL)
+		return 0, syscall.EINVAL
 	}
 	n, err := f.File.ReadAt(p, off)
 	if err == io.EOF && n > 0 {
 		err = nil
 	}
-	return n, reply(err)
+	return n, err
 }
 
-// WriteAt satisfies pkg/sftp, which is never given a write: it hands writes to
-// several workers, and the later of two that overlap would not always win.
-func (f *openFile) WriteAt([]byte, int64) (int, error) { return 0, errUnsupported }
+// readerOf reads an open file with its session's rights.
+type readerOf struct{ *openFile }
 
-func (f *openFile) write(p []byte, off uint64) error {
+func (r readerOf) ReadAt(p []byte, off int64) (int, error) { return r.readAt(p, off) }
+
+// mayWrite returns an error unless off can be written to.
+func (f *openFile) mayWrite(off uint64) error {
 	if !f.writable {
 		return errDenied
 	}
 	if err := f.allowed(access.Write); err != nil {
 		return err
 	}
-	if f.appending {
-		_, err := f.File.Append(p)
-		return err
-	}
-	if off > math.MaxInt64 {
+	if off > math.MaxInt64 && !f.appending {
 		return syscall.EFBIG
 	}
-	_, err := f.File.WriteAt(p, int64(off))
+	return nil
+}
+
+func (f *openFile) write(p []byte, off uint64) error {
+	err := f.mayWrite(off)
+	switch {
+	case err != nil:
+	case f.appending:
+		_, err = f.File.Append(p)
+	default:
+		_, err = f.File.WriteAt(p, int64(off))
+	}
 	return err
+}
+
+// writeNow is write if it has nothing to wait for.
+func (f *openFile) writeNow(p []byte, off uint64) (done bool, err error) {
+	if f.appending {
+		return false, nil
+	}
+	if err := f.mayWrite(off); err != nil {
+		return true, err
+	}
+	return f.File.TryWriteAt(p, int64(off))
 }
 
 // inode returns the file as this session sees it, whatever its names are now.
@@ -94,27 +104,22 @@ func (f *openFile) inode() (in pathtree.Inode, err error) {
 	return f.s.c.Sessions.Overlay(f.view, in), err
 }
 
-// TransferError is called by pkg/sftp, before Close, when the connection ended
-// with the file open. What was written is then no whole file, and is kept as an
-// orphaned session instead of being published.
-func (f *openFile) TransferError(error) { f.lost.Store(true) }
-
-// Close is called by pkg/sftp when all reads and writes were answered.
-func (f *openFile) Close() error {
-	f.s.unreserve()
-	switch {
-	case f.lost.Load():
-		return reply(f.File.Preserve())
-	case !f.File.Dirty():
-		return reply(f.File.Close())
-	case !f.changes && f.allowed(access.Write) == nil:
+// close ends f, when all requests about it are done.
+func (f *openFile) close() error {
+	defer f.s.forget(f)
+	if !f.File.Dirty() || !f.changes && f.allowed(access.Write) == nil {
 		// What is unpublished came through another handle of this session.
-		return reply(f.File.Close())
-	case f.File.Inode().Size > publishNow:
-		f.s.detach(f)
-		return nil
+		return f.File.Close()
 	}
-	return reply(f.publish())
+	return f.publish()
+}
+
+// preserve ends f when its connection has ended.
+func (f *openFile) preserve() {
+	defer f.s.forget(f)
+	if err := f.File.Preserve(); err != nil {
+		f.s.c.Logger.Warn("what was written to a file was lost with its connection", "ino", f.File.Ino(), "error", err)
+	}
 }
 
 // publish makes the file what was written, for everybody. When it fails the
@@ -143,19 +148,20 @@ func truncate(f *writesession.File, size uint64) error {
 }
 
 // open opens or makes the file at p as an SSH_FXP_OPEN with these flags asks.
-func (s *session) open(p string, flags uint32, a attrs) (*openFile, error) {
+// Cutting off what an existing file holds is left to finish.
+func (s *session) open(p string, flags uint32, a attrs) (obj any, finish func() error, err error) {
 	if err := s.reserve(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	w, made, err := s.findForOpen(p, flags, a)
 	if err != nil {
 		s.unreserve()
-		return nil, err
+		return nil, nil, err
 	}
 	file, err := s.c.Sessions.OpenInode(w.view, w.in)
 	if err != nil {
 		s.unreserve()
-		return nil, err
+		return nil, nil, err
 	}
 	f := &openFile{
 		File: file, s: s, view: w.view,
@@ -163,15 +169,24 @@ func (s *session) open(p string, flags uint32, a attrs) (*openFile, error) {
 		appending: flags&openAppend != 0,
 		changes:   flags&(openWrite|openAppend|openTrunc) != 0,
 	}
-	if flags&openTrunc != 0 && !made && file.Inode().Size > 0 {
-		if err := file.Truncate(0); err != nil {
-			file.Close()
-			s.unreserve()
-			return nil, err
-		}
+	s.keep(f)
+	if flags&openTrunc != 0 && !made {
+		finish = f.empty
 	}
-	s.handOut(f)
-	return f, nil
+	return f, finish, nil
+}
+
+// empty makes f empty, or ends it.
+func (f *openFile) empty() error {
+	if f.File.Inode().Size == 0 {
+		return nil
+	}
+	err := f.File.Truncate(0)
+	if err != nil {
+		f.File.Close()
+		f.s.forget(f)
+	}
+	return err
 }
 
 func (s *session) findForOpen(p string, flags uint32, a attrs) (w place, made bool, err error) {
@@ -219,59 +234,63 @@ func (s *session) findForOpen(p string, flags uint32, a attrs) (w place, made bo
 func (s *session) uid() uint32 { return uint32(os.Geteuid()) }
 func (s *session) gid() uint32 { return uint32(os.Getegid()) }
 
-// setstat sets attributes by path.
-func (s *session) setstat(p string, a attrs, follow bool) error {
+// setstat sets attributes by path. The size, and times of a file that is open,
+// are set in the file's turn.
+func (s *session) setstat(p string, a attrs, follow bool) (rest, error) {
 	var w place
+	inTurn := false
 	err := s.change(func(tx *schema.Tx, r *access.Rights) (err error) {
 		if w, err = s.find(tx, r, p, follow); err != nil {
 			return err
 		}
-		if !w.exists {
+		switch {
+		case !w.exists:
 			return errNoFile
-		}
-		if w.level != access.Write || w.view == nil {
+		case w.level != access.Write || w.view == nil:
 			return errDenied
+		case a.flags&attrSize != 0 && !w.in.IsRegular():
+			return syscall.EINVAL
 		}
-		if a.flags&attrSize != 0 {
-			return nil // below, outside of the transaction
+		inTurn = a.flags&attrSize != 0 || a.flags&attrTimes != 0 && s.fileAt(w.view, w.in.Ino) != nil
+		if inTurn {
+			return nil
 		}
 		return setAttrs(tx, w.view, w.in, a)
 	})
-	switch {
-	case err != nil:
-		return err
-	case a.flags&attrSize == 0:
-		s.joinMtime(w.view, w.in, a)
-		return nil
-	}
-	if err := s.resize(w, a.size); err != nil {
-		return err
-	}
-	return s.setOpen(w.view, w.in, a)
-}
-
-// resize sets the length of a file that need not be open.
-func (s *session) resize(w place, size uint64) error {
-	if !w.in.IsRegular() {
-		return syscall.EINVAL
+	if err != nil || !inTurn {
+		return rest{}, err
 	}
 	f, err := s.c.Sessions.OpenInode(w.view, w.in)
 	if err != nil {
-		return err
+		return rest{}, err
 	}
-	if err := truncate(f, size); err != nil {
-		f.Close()
+	return rest{f, func() error {
+		err := s.setOpen(f, w.view, a)
+		if e := f.Close(); err == nil {
+			err = e
+		}
 		return err
-	}
-	return f.Close()
+	}}, nil
 }
 
-// setOpen sets everything in a but the size, of an inode just looked at.
-func (s *session) setOpen(v *pathtree.View, in pathtree.Inode, a attrs) error {
-	s.joinMtime(v, in, a)
+// setOpen sets everything in a. Times hold although the session publishes later.
+func (s *session) setOpen(f *writesession.File, v *pathtree.View, a attrs) error {
+	if a.flags&attrSize != 0 {
+		if err := truncate(f, a.size); err != nil {
+			return err
+		}
+	}
+	if a.flags&attrTimes != 0 {
+		_, mtime := a.times()
+		f.SetMtime(mtime)
+	}
 	return s.change(func(tx *schema.Tx, r *access.Rights) error {
-		if r.Branch(v.Bucket().ID, v.Branch().Name) != access.Write {
-			return errDenied
+		if has, err := s.levelIn(tx, r, v); err != nil || has != access.Write {
+			return cmp.Or(err, error(errDenied))
+		}
+		in, err := v.Inode(tx, f.Ino())
+		if err != nil {
+			return err
 		}
 		return setAttrs(tx, v, in, a)
 	})
@@ -308,20 +327,4 @@ func setAttrs(tx *schema.Tx, v *pathtree.View, in pathtree.Inode, a attrs) error
 // times returns the times in ns since 1970.
 func (a attrs) times() (atime, mtime int64) {
 	return int64(a.atime) * int64(time.Second), int64(a.mtime) * int64(time.Second)
-}
-
-// joinMtime makes an open session on in, if this connection has one, publish
-// with that time.
-func (s *session) joinMtime(v *pathtree.View, in pathtree.Inode, a attrs) {
-	s.mu.Lock()
-	open := s.mu.files > 0
-	s.mu.Unlock()
-	if !open || a.flags&attrTimes == 0 || !in.IsRegular() {
-		return
-	}
-	_, ns := a.times()
-	if f, err := s.c.Sessions.OpenInode(v, in); err == nil {
-		f.SetMtime(ns)
-		f.Close()
-	}
 }

@@ -11,88 +11,78 @@ import (
 	"github.com/alkdev/alkfs/blobstore"
 )
 
-// maxOwn bounds the requests of one connection that the filter itself is
-// working on.
-const maxOwn = 16
-
-// maxReading bounds the bytes of data that pkg/sftp is getting ready to send on
-// one connection. It is more than fills an SSH channel's window.
-const maxReading = 8 << 20
-
 // maxSent bounds the requests that pkg/sftp has not answered.
 const maxSent = 256
 
-// filter stands between an SSH channel and pkg/sftp. Requests that pkg/sftp
-// knows how to answer pass through; the others are answered here, by peer, and
-// pkg/sftp never sees them. It relies on pkg/sftp answering every request
-// exactly once and in order: sent remembers what each coming reply belongs to.
+// filter stands between an SSH channel and pkg/sftp. Requests about names that
+// pkg/sftp knows how to answer pass through; all about open files, and some
+// others, are answered here, by peer, and pkg/sftp never sees them. It relies on
+// pkg/sftp answering every request exactly once and in order: sent remembers
+// what each coming reply belongs to.
 //
-// Writes are answered here because pkg/sftp hands them to several workers and
-// so loses their order; fstat and fsetstat because it answers them for whatever
-// now has the file's name; opens and mkdirs pass, but leave their attributes
-// here, which it would drop.
-//
-// Order: a request answered here that names a handle waits for the reads of
-// that handle which came before it; one that names a path waits for all earlier
-// requests that are not reads. What takes long (fsync, copies, publishing a
-// large file) runs beside what follows, except that a close waits for it.
+// pkg/sftp sends its replies in order, so one that takes long holds up all that
+// follow. What passes is therefore one short transaction on names each; whatever
+// may wait is a task (lane.go). An open or change of a name waits for the
+// requests that pkg/sftp has; names are found in the order of the requests.
+// Requests about names do not wait for those about open files: who has not seen
+// the answer to a write may or may not see its effect by name. But a rename, and
+// what sets times or a size, does so after the closes that came before it.
 type filter struct {
 	ch   io.ReadWriteCloser
 	peer answerer
 	ctx  context.Context
 	stop context.CancelFunc
+	pool *pool
 
-	in   []byte // the packet being handed to pkg/sftp; only Read uses these two
-	rest []byte
+	in   []byte // the packet read last; only Read uses these two
+	rest []byte // of it, what pkg/sftp has still to read
 	out  []byte // the packet pkg/sftp is sending; only Write uses it
 
 	wmu sync.Mutex // makes packets on ch whole
-	sem chan struct{}
 
 	mu struct {
 		sync.Mutex
-		sent     []request
-		commands int // in sent, without reads
-		reading  int // bytes that reads in sent ask for
-		running  int // goroutines of the filter
-		handles  map[string]*handle
+		sent    []request // passed on to pkg/sftp and not yet answered
+		handles map[string]*handle
+		named   uint64 // handles named by the filter
+		lanes   map[any]*lane
+		tasks   int     // not finished
+		ready   []*task // let into their lanes and waiting for room
+		held    int     // bytes of packets that tasks keep
+		reading int     // bytes of memory that tasks take while they run
 	}
 	changed sync.Cond // of mu: a count went down
 }
 
-// request is one that was passed on to pkg/sftp and not yet answered.
+// request is one as it came.
 type request struct {
-	kind  byte
-	id    uint32
-	h     *handle // of a read or close
-	bytes int     // a read asks for
-}
-
-// handle is what an open file or directory is to the filter.
-type handle struct {
-	name     string
-	obj      any // *openFile or *dirLister, from answerer.opened
-	inFlight int // reads passed on; guarded by filter.mu
-	own      int // requests the filter is working on; guarded by filter.mu
+	kind byte
+	id   uint32
 }
 
 // answerer is what the filter needs from the session behind it.
 type answerer interface {
-	// opening is told of an open or mkdir before pkg/sftp sees it, in order.
-	opening(a attrs)
-	// opened returns the oldest object that a handler made and that was not
-	// returned yet; it is called once per handle.
+	// opened returns the oldest directory that a handler of pkg/sftp has opened
+	// and that was not returned yet; it is called once per handle.
 	opened() any
-	// closed is called when pkg/sftp has closed obj. A function it returns
-	// finishes the close and gives its status; it may take long.
-	closed(obj any) func() error
+	// open opens a file. When finish is not nil the file is to be used after
+	// finish has returned, which may take long; if it fails the file is closed.
+	open(path string, flags uint32, a attrs) (obj any, finish func() error, err error)
+	// key is the same for the handles of one file.
+	key(obj any) any
+	changed(obj any) bool // closing it has something to publish
+	close(obj any) error
 	write(obj any, p []byte, off uint64) error
+	// writeNow is write if that has nothing to wait for.
+	writeNow(obj any, p []byte, off uint64) (done bool, err error)
 	read(obj any, p []byte, off int64) (int, error)
 	left(obj any, off uint64) (int64, error) // bytes from off to the end
 	fstat(obj any) (attrs, error)
 	fsetstat(obj any, a attrs) error
 	fsync(ctx context.Context, obj any) error
-	lsetstat(path string, a attrs) error
+	setstat(path string, a attrs, follow bool) (rest, error)
+	mkdir(path string, a attrs) error
+	rename(from, to string, flags uint32) (rest, error)
 	statvfs(path string, obj any) (unix.Statfs_t, error) // of path when obj is nil
 	copyData(ctx context.Context, c copyRange) error
 	expand(path string) (string, error)
@@ -102,10 +92,11 @@ type answerer interface {
 	check(ctx context.Context, obj any, algorithms string, r blockRange) (string, []byte, error)
 }
 
-func newFilter(ctx context.Context, ch io.ReadWriteCloser, peer answerer) *filter {
-	f := &filter{ch: ch, peer: peer, sem: make(chan struct{}, maxOwn)}
+func newFilter(ctx context.Context, ch io.ReadWriteCloser, peer answerer, p *pool) *filter {
+	f := &filter{ch: ch, peer: peer, pool: p}
 	f.ctx, f.stop = context.WithCancel(ctx)
 	f.mu.handles = make(map[string]*handle)
+	f.mu.lanes = make(map[any]*lane)
 	f.changed.L = &f.mu
 	return f
 }
@@ -162,9 +153,6 @@ func (f *filter) next() (pass bool, err error) {
 			f.changed.Wait()
 		}
 		f.mu.sent = append(f.mu.sent, r)
-		if r.kind != fxpRead {
-			f.mu.commands++
-		}
 		f.mu.Unlock()
 	}
 	return pass, err
@@ -175,33 +163,23 @@ func (f *filter) next() (pass bool, err error) {
 func (f *filter) dispatch(r *request, d *decoder) (pass bool, err error) {
 	switch r.kind {
 	case fxpOpen:
-		d.str()
-		flags := d.u32()
-		a := d.attrs()
-		if d.bad {
-			return false, errBadMessage
-		}
-		if flags&(openRead|openWrite|openAppend|openCreate|openTrunc) == 0 {
-			return false, f.write(statusPacket(r.id, errBadMessage))
-		}
-		f.peer.opening(a)
-	case fxpMkdir:
-		d.str()
-		a := d.attrs()
-		if d.bad {
-			return false, errBadMessage
-		}
-		f.peer.opening(a)
-	case fxpWrite:
-		return false, f.writeFile(r, d)
-	case fxpRead:
-		return f.readFile(r, d)
+		return false, f.openFile(r.id, d)
 	case fxpClose:
-		if r.h = f.release(d.str()); r.h == nil {
-			return false, f.write(statusPacket(r.id, errBadHandle))
-		}
-	case fxpFstat, fxpFsetstat:
-		return false, f.byHandle(r, d)
+		return f.closeHandle(r, d)
+	case fxpRead:
+		return false, f.readFile(r.id, d)
+	case fxpWrite:
+		return false, f.writeFile(r.id, d)
+	case fxpFstat:
+		return false, f.fstat(r.id, d)
+	case fxpFsetstat:
+		return false, f.fsetstat(r.id, d)
+	case fxpSetstat:
+		return false, f.setstat(r.id, d, true)
+	case fxpMkdir:
+		return false, f.mkdir(r.id, d)
+	case fxpRename:
+		return false, f.rename(r.id, d, noReplace)
 	case fxpExtended:
 		return f.extended(r, d)
 	}
@@ -223,35 +201,19 @@ func (f *filter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// deliver sends the reply pkt to the client.
+// deliver sends the reply pkt of pkg/sftp to the client.
 func (f *filter) deliver(pkt []byte) {
-	f.mu.Lock()
-	r := f.mu.sent[0]
-	f.mu.sent = f.mu.sent[1:]
-	if r.kind == fxpRead {
-		r.h.inFlight--
-		f.mu.reading -= r.bytes
-	} else {
-		f.mu.commands--
+	switch pkt[4] {
+	case fxpVersion:
+		pkt = versionPacket()
+	case fxpHandle:
+		d := &decoder{b: pkt[9:]}
+		f.addHandle(string(d.str()), f.peer.opened(), true)
 	}
+	f.mu.Lock()
+	f.mu.sent = f.mu.sent[1:]
 	f.changed.Broadcast()
 	f.mu.Unlock()
-
-	switch {
-	case pkt[4] == fxpVersion:
-		pkt = versionPacket()
-	case pkt[4] == fxpHandle:
-		d := &decoder{b: pkt[9:]}
-		h := &handle{name: string(d.str()), obj: f.peer.opened()}
-		f.mu.Lock()
-		f.mu.handles[h.name] = h
-		f.mu.Unlock()
-	case r.kind == fxpClose:
-		if finish := f.peer.closed(r.h.obj); finish != nil {
-			f.start(func() { f.write(statusPacket(r.id, finish())) })
-			return
-		}
-	}
 	f.write(pkt)
 }
 
@@ -263,167 +225,23 @@ func (f *filter) write(pkt []byte) error {
 	return err
 }
 
-// start runs fn in a goroutine that wait waits for.
-func (f *filter) start(fn func()) {
-	f.mu.Lock()
-	f.mu.running++
-	f.mu.Unlock()
-	go func() {
-		defer func() {
-			f.mu.Lock()
-			f.mu.running--
-			f.changed.Broadcast()
-			f.mu.Unlock()
-		}()
-		fn()
-	}()
-}
-
-// wait returns when nothing that start began is running.
-func (f *filter) wait() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for f.mu.running > 0 {
-		f.changed.Wait()
-	}
-}
-
-// pass notes a read of n bytes that goes to pkg/sftp, when there is room.
-func (f *filter) pass(name []byte, n int) *handle {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for f.mu.reading > 0 && f.mu.reading+n > maxReading {
-		f.changed.Wait()
-	}
-	h := f.mu.handles[string(name)]
-	if h != nil {
-		h.inFlight++
-		f.mu.reading += n
-	}
-	return h
-}
-
-// readFile passes a read on, asking for no more than there is: clients ask for
-// maxData from files of any size, and pkg/sftp makes room for what is asked. The
-// content of a short file is in memory or a row, and is answered at once.
-func (f *filter) readFile(r *request, d *decoder) (pass bool, err error) {
-	name, off := d.str(), d.u64()
-	if len(d.b) < 4 {
-		return false, errBadMessage
-	}
-	length := d.b[:4]
-	r.bytes = min(int(d.u32()), maxData)
-	f.mu.Lock()
-	h := f.mu.handles[string(name)]
-	f.mu.Unlock()
-	if h == nil {
-		return false, f.write(statusPacket(r.id, errBadHandle))
-	}
-	left, err := f.peer.left(h.obj, off)
-	switch {
-	case err != nil || left == 0:
-		if err == nil {
-			err = io.EOF
-		}
-		return false, f.write(statusPacket(r.id, err))
-	case left < int64(r.bytes):
-		r.bytes = int(left)
-	}
-	if off+uint64(left) <= blobstore.InlineMax {
-		p := make([]byte, 13+r.bytes)
-		n, err := f.peer.read(h.obj, p[13:], int64(off))
-		if n == 0 {
-			return false, f.answer(r.id, nil, err)
-		}
-		return false, f.write(dataPacket(p[:13+n], r.id))
-	}
-	binary.BigEndian.PutUint32(length, uint32(r.bytes))
-	r.h = f.pass(name, r.bytes)
-	return true, nil
-}
-
-// writeFile writes at once: writes to one file take effect in the order in
-// which they came.
-func (f *filter) writeFile(r *request, d *decoder) error {
-	name, off := d.str(), d.u64()
-	data := d.str()
-	if d.bad {
-		return errBadMessage
-	}
-	h := f.settled(name)
-	if h == nil {
-		return f.write(statusPacket(r.id, errBadHandle))
-	}
-	return f.write(statusPacket(r.id, f.peer.write(h.obj, data, off)))
-}
-
-// release forgets a handle that is being closed, after the filter's own work
-// on it.
-func (f *filter) release(name []byte) *handle {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	h := f.mu.handles[string(name)]
-	if h == nil {
-		return nil
-	}
-	for h.own > 0 {
-		f.changed.Wait()
-	}
-	delete(f.mu.handles, h.name)
-	return h
-}
-
-// settled returns the handle when all earlier reads of it were answered.
-func (f *filter) settled(name []byte) *handle {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	h := f.mu.handles[string(name)]
-	for h != nil && h.inFlight > 0 {
-		f.changed.Wait()
-	}
-	return h
-}
-
-// afterCommands returns when all earlier commands were answered.
+// afterCommands returns when pkg/sftp has answered all that it was given.
 func (f *filter) afterCommands() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.mu.commands > 0 {
+	for len(f.mu.sent) > 0 {
 		f.changed.Wait()
 	}
-}
-
-// beside answers request id by work, beside the requests that follow. A close
-// of one of hs waits for it.
-func (f *filter) beside(id uint32, work func() ([]byte, error), hs ...*handle) error {
-	select {
-	case f.sem <- struct{}{}:
-	case <-f.ctx.Done():
-		return f.ctx.Err()
-	}
-	f.count(hs, 1)
-	f.start(func() {
-		pkt, err := work()
-		f.count(hs, -1)
-		<-f.sem
-		f.answer(id, pkt, err)
-	})
-	return nil
-}
-
-func (f *filter) count(hs []*handle, n int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, h := range hs {
-		h.own += n
-	}
-	f.changed.Broadcast()
 }
 
 // answer sends pkt, or the status of err when there is no packet.
 func (f *filter) answer(id uint32, pkt []byte, err error) error {
+	return f.write(replyTo(id, pkt, err))
+}
+
+func replyTo(id uint32, pkt []byte, err error) []byte {
 	if pkt == nil || err != nil {
-		pkt = statusPacket(id, err)
+		return statusPacket(id, err)
 	}
-	return f.write(pkt)
+	return pkt
 }

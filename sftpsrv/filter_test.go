@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/pkg/sftp"
 	"golang.org/x/sys/unix"
@@ -19,43 +20,53 @@ import (
 	"github.com/alkdev/alkfs/blobstore"
 )
 
-// fakePeer is a session over one file in memory. Writes to it block while
-// gate is set and not closed.
+// fakePeer is a session over one file in memory, and others that block.
 type fakePeer struct {
 	mu       sync.Mutex
-	attrs    []attrs
-	fresh    []any
 	data     []byte
 	writes   []uint64
-	syncGate chan struct{}
 	created  attrs
+	closes   int
+	slow     map[string]chan struct{} // files whose reads and writes wait for their channel
+	begun    chan string              // told of each such read and write
+	syncGate chan struct{}
 }
 
-func (p *fakePeer) opening(a attrs) {
+// fakeFile is a file of a fakePeer; handles of one path are one file.
+type fakeFile struct {
+	p    *fakePeer
+	path string
+}
+
+func (p *fakePeer) opened() any { return fakeFile{p, "/"} }
+
+func (p *fakePeer) open(path string, _ uint32, a attrs) (any, func() error, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.attrs = append(p.attrs, a)
+	p.created = a
+	return fakeFile{p, path}, nil, nil
 }
 
-func (p *fakePeer) opened() any {
+func (p *fakePeer) key(obj any) any      { return obj }
+func (p *fakePeer) changed(obj any) bool { return false }
+
+func (p *fakePeer) close(any) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	obj := p.fresh[0]
-	p.fresh = p.fresh[1:]
-	return obj
+	p.closes++
+	return nil
 }
 
-func (p *fakePeer) take() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.created = p.attrs[0]
-	p.attrs = p.attrs[1:]
-	p.fresh = append(p.fresh, p)
+// wait blocks on a slow file.
+func (p *fakePeer) wait(obj any) {
+	if gate := p.slow[obj.(fakeFile).path]; gate != nil {
+		p.begun <- obj.(fakeFile).path
+		<-gate
+	}
 }
 
-func (p *fakePeer) closed(any) func() error { return nil }
-
-func (p *fakePeer) write(_ any, b []byte, off uint64) error {
+func (p *fakePeer) write(obj any, b []byte, off uint64) error {
+	p.wait(obj)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if off > 1<<20 {
@@ -69,7 +80,15 @@ func (p *fakePeer) write(_ any, b []byte, off uint64) error {
 	return nil
 }
 
-func (p *fakePeer) ReadAt(b []byte, off int64) (int, error) {
+func (p *fakePeer) writeNow(obj any, b []byte, off uint64) (bool, error) {
+	if p.slow[obj.(fakeFile).path] != nil {
+		return false, nil
+	}
+	return true, p.write(obj, b, off)
+}
+
+func (p *fakePeer) read(obj any, b []byte, off int64) (int, error) {
+	p.wait(obj)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if off < 0 || off >= int64(len(p.data)) {
@@ -78,9 +97,10 @@ func (p *fakePeer) ReadAt(b []byte, off int64) (int, error) {
 	return copy(b, p.data[off:]), nil
 }
 
-func (p *fakePeer) read(_ any, b []byte, off int64) (int, error) { return p.ReadAt(b, off) }
-
-func (p *fakePeer) left(_ any, off uint64) (int64, error) {
+func (p *fakePeer) left(obj any, off uint64) (int64, error) {
+	if p.slow[obj.(fakeFile).path] != nil {
+		return 1 << 30, nil
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if off >= uint64(len(p.data)) {
@@ -107,12 +127,17 @@ func (p *fakePeer) fsync(ctx context.Context, _ any) error {
 	}
 }
 
-func (p *fakePeer) WriteAt([]byte, int64) (int, error) {
-	return 0, errors.New("a write reached pkg/sftp")
+func (p *fakePeer) mkdir(_ string, a attrs) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.created = a
+	return nil
 }
-func (p *fakePeer) fsetstat(any, attrs) error       { return nil }
-func (p *fakePeer) lsetstat(string, attrs) error    { return nil }
-func (p *fakePeer) expand(s string) (string, error) { return s, nil }
+
+func (p *fakePeer) fsetstat(any, attrs) error                   { return nil }
+func (p *fakePeer) setstat(string, attrs, bool) (rest, error)   { return rest{}, nil }
+func (p *fakePeer) rename(string, string, uint32) (rest, error) { return rest{}, nil }
+func (p *fakePeer) expand(s string) (string, error)             { return s, nil }
 func (p *fakePeer) names(u, g []uint32) (a, b []string) {
 	return make([]string, len(u)), make([]string, len(g))
 }
@@ -124,31 +149,22 @@ func (p *fakePeer) check(context.Context, any, string, blockRange) (string, []by
 }
 
 // Handlers of pkg/sftp.
-func (p *fakePeer) Fileread(*sftp.Request) (io.ReaderAt, error)  { p.take(); return p, nil }
-func (p *fakePeer) Filewrite(*sftp.Request) (io.WriterAt, error) { p.take(); return p, nil }
-func (p *fakePeer) OpenFile(*sftp.Request) (sftp.WriterAtReaderAt, error) {
-	p.take()
-	return p, nil
-}
+func (p *fakePeer) Filecmd(*sftp.Request) error                   { return nil }
+func (p *fakePeer) Filelist(*sftp.Request) (sftp.ListerAt, error) { return p, nil }
+func (p *fakePeer) ListAt([]os.FileInfo, int64) (int, error)      { return 0, io.EOF }
 
-func (p *fakePeer) Filecmd(r *sftp.Request) error {
-	if r.Method == "Mkdir" {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.created, p.attrs = p.attrs[0], p.attrs[1:]
+// serveOn serves a channel with p behind the filter, until it ends.
+func (p *fakePeer) serveOn(ctx context.Context, ch io.ReadWriteCloser) {
+	all := new(pool)
+	all.give(64 << 20)
+	f := newFilter(ctx, ch, p, all)
+	sftp.NewRequestServer(f, sftp.Handlers{FileCmd: p, FileList: p}).Serve()
+	f.Close()
+	f.wait()
+	if left := all.left.Load(); left != 64<<20 {
+		panic(fmt.Sprintf("%d bytes of memory are not given back", 64<<20-left))
 	}
-	return nil
 }
-
-func (p *fakePeer) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
-	if r.Method == "List" {
-		p.mu.Lock()
-		p.fresh = append(p.fresh, p)
-		p.mu.Unlock()
-	}
-	return p, nil
-}
-func (p *fakePeer) ListAt([]os.FileInfo, int64) (int, error) { return 0, io.EOF }
 
 // wire is the client's end of a served connection.
 type wire struct {
@@ -159,14 +175,11 @@ type wire struct {
 
 func serveFake(t *testing.T, p *fakePeer) *wire {
 	near, far := net.Pipe()
+	near.SetDeadline(time.Now().Add(time.Minute))
 	w := &wire{t, near, make(chan struct{})}
-	f := newFilter(t.Context(), far, p)
-	rs := sftp.NewRequestServer(f, sftp.Handlers{FileGet: p, FilePut: p, FileCmd: p, FileList: p}, sftp.WithRSMaxTxPacket(maxData))
 	go func() {
 		defer close(w.done)
-		rs.Serve()
-		f.Close()
-		f.wait()
+		p.serveOn(t.Context(), far)
 	}()
 	t.Cleanup(func() { near.Close(); <-w.done })
 	return w
@@ -210,9 +223,11 @@ func (w *wire) wantStatus(id uint32, code int) {
 	}
 }
 
-func (w *wire) open(id, flags uint32) string {
+func (w *wire) open(id, flags uint32) string { return w.openPath(id, "/x", flags) }
+
+func (w *wire) openPath(id uint32, path string, flags uint32) string {
 	w.t.Helper()
-	w.send(newEncoder(fxpOpen, id).str("/x").u32(flags).attrs(attrs{flags: attrMode, mode: 0o640}))
+	w.send(newEncoder(fxpOpen, id).str(path).u32(flags).attrs(attrs{flags: attrMode, mode: 0o640}))
 	return string(w.want(fxpHandle, id).str())
 }
 
@@ -297,14 +312,8 @@ func TestPipelinedRequestsTakeEffectInOrder(t *testing.T) {
 	if a := w.want(fxpAttrs, 62).attrs(); a.size != 5 {
 		t.Errorf("size %d, want 5", a.size)
 	}
-	codes := map[uint32]uint32{} // these two in any order
-	for range 2 {
-		_, id, d := w.recv()
-		codes[id] = d.u32()
-	}
-	if codes[63] != statusOK || codes[64] != statusFailure {
-		t.Errorf("close and what came after it: %v", codes)
-	}
+	w.wantStatus(63, statusOK)
+	w.wantStatus(64, statusFailure)
 }
 
 func TestSlowSyncStallsNobodyButItsClose(t *testing.T) {
@@ -364,11 +373,13 @@ func FuzzFilter(f *testing.F) {
 		f.Add(all)
 	}
 	add(newEncoder(fxpInit, 3))
-	add(newEncoder(fxpOpen, 1).str("/x").u32(openRead|openWrite).attrs(attrs{flags: attrMode, mode: 0o600}),
-		newEncoder(fxpWrite, 2).str("1").u64(3).str("abc"), newEncoder(fxpRead, 3).str("1").u64(0).u32(1<<31),
-		newEncoder(fxpFstat, 4).str("1"), newEncoder(fxpClose, 5).str("1"), newEncoder(fxpClose, 6).str("1"))
+	open := func() *encoder {
+		return newEncoder(fxpOpen, 1).str("/x").u32(openRead | openWrite).attrs(attrs{flags: attrMode, mode: 0o600})
+	}
+	add(open(), newEncoder(fxpWrite, 2).str("f1").u64(3).str("abc"), newEncoder(fxpRead, 3).str("f1").u64(0).u32(1<<31),
+		newEncoder(fxpFstat, 4).str("f1"), newEncoder(fxpClose, 5).str("f1"), newEncoder(fxpClose, 6).str("f1"))
 	for _, x := range extensions {
-		add(newEncoder(fxpExtended, 1).str(x.name).str("1").u64(0).u64(1).str("1").u64(9))
+		add(open(), newEncoder(fxpExtended, 1).str(x.name).str("f1").u64(0).u64(1).str("f1").u64(9))
 	}
 	for kind := byte(7); kind <= 20; kind++ {
 		add(newEncoder(kind, 1).str("/a").u32(0))
@@ -378,11 +389,7 @@ func FuzzFilter(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		p := &fakePeer{}
 		s := &stream{Reader: bytes.NewReader(in)}
-		fl := newFilter(context.Background(), s, p)
-		rs := sftp.NewRequestServer(fl, sftp.Handlers{FileGet: p, FilePut: p, FileCmd: p, FileList: p})
-		rs.Serve()
-		fl.Close()
-		fl.wait()
+		p.serveOn(context.Background(), s)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for out := s.out.Bytes(); len(out) > 0; {

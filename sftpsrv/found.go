@@ -1,6 +1,12 @@
 package sftpsrv
 
-import "github.com/alkdev/alkfs/pathtree"
+import (
+	"syscall"
+
+	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/schema"
+	"github.com/alkdev/alkfs/sftpsrv/access"
+)
 
 // found remembers where branches and directories are, for as long as nothing
 // was moved. It is used with the database's connection held, and nowhere else.
@@ -32,4 +38,62 @@ func (s *session) recall(gen uint32) {
 	if f.branches == nil || f.gen != gen || f.moved != moved || len(f.dirs) > maxFound {
 		*f = found{gen, moved, make(map[string]branchAt), make(map[dirKey]pathtree.Inode)}
 	}
+}
+
+// branchNames remembers what branches are called, for as long as nothing changed.
+type branchNames struct {
+	gen   uint32
+	moved uint64
+	of    map[int64]string
+}
+
+// level returns what the user may do with the branch of v, whose name may not be
+// what it was when v was made: grants are about names. A branch that was removed
+// is an error.
+func (s *session) level(v *pathtree.View) (access.Level, error) {
+	r, err := s.rights()
+	if err != nil {
+		return access.None, err
+	}
+	gen, moved, id := s.c.DB.Generation(), s.c.Tree.Moved(), v.Branch().ID
+	s.mu.Lock()
+	n := &s.mu.named
+	if n.of == nil || n.gen != gen || n.moved != moved {
+		*n = branchNames{gen, moved, make(map[int64]string)}
+	}
+	name, known := n.of[id]
+	s.mu.Unlock()
+	if known {
+		return r.Branch(v.Bucket().ID, name), nil
+	}
+	err = s.c.DB.Read(func(tx *schema.Tx) (err error) {
+		name, err = s.branchName(tx, v)
+		return err
+	})
+	if err != nil {
+		return access.None, err
+	}
+	s.mu.Lock()
+	if n.gen == gen && n.moved == moved {
+		n.of[id] = name
+	}
+	s.mu.Unlock()
+	return r.Branch(v.Bucket().ID, name), nil
+}
+
+// levelIn is level inside a transaction.
+func (s *session) levelIn(tx *schema.Tx, r *access.Rights, v *pathtree.View) (access.Level, error) {
+	name, err := s.branchName(tx, v)
+	if err != nil {
+		return access.None, err
+	}
+	return r.Branch(v.Bucket().ID, name), nil
+}
+
+func (s *session) branchName(tx *schema.Tx, v *pathtree.View) (string, error) {
+	b, err := s.c.Tree.BranchByID(tx, v.Branch().ID)
+	if err == nil && b.Deleted != 0 {
+		err = syscall.ESTALE
+	}
+	return b.Name, err
 }

@@ -1,7 +1,6 @@
 package sftpsrv
 
 import (
-	"io"
 	"strings"
 	"syscall"
 
@@ -13,70 +12,31 @@ import (
 	"github.com/alkdev/alkfs/sftpsrv/access"
 )
 
-// handlers are the session as pkg/sftp calls it. Every error goes through
-// reply: pkg/sftp would send the text of an error as it is.
+// handlers are the session as pkg/sftp calls it, one request after the other.
+// Every error goes through reply: pkg/sftp would send the text of an error as it
+// is.
 type handlers struct{ s *session }
 
 var (
-	_ sftp.OpenFileWriter       = handlers{}
-	_ sftp.PosixRenameFileCmder = handlers{}
 	_ sftp.LstatFileLister      = handlers{}
 	_ sftp.ReadlinkFileLister   = handlers{}
 	_ sftp.RealPathFileLister   = handlers{}
 	_ sftp.NameLookupFileLister = handlers{}
 )
 
-func (h handlers) open(r *sftp.Request) (*openFile, error) {
-	f, err := h.s.open(r.Filepath, r.Flags, h.s.nextAttrs())
-	return f, reply(err)
-}
-
-func (h handlers) Fileread(r *sftp.Request) (io.ReaderAt, error) {
-	f, err := h.open(r)
-	if err != nil {
-		return nil, err
-	}
-	return f, nil
-}
-
-func (h handlers) Filewrite(r *sftp.Request) (io.WriterAt, error) { return h.OpenFile(r) }
-
-func (h handlers) OpenFile(r *sftp.Request) (sftp.WriterAtReaderAt, error) {
-	f, err := h.open(r)
-	if err != nil {
-		return nil, err
-	}
-	return f, nil
-}
-
 func (h handlers) Filecmd(r *sftp.Request) error {
 	s := h.s
 	switch r.Method {
-	case "Setstat":
-		d := &decoder{b: r.Attrs}
-		a := d.attrFields(r.Flags)
-		if d.bad {
-			return errBadMessage
-		}
-		return reply(s.setstat(r.Filepath, a, true))
-	case "Mkdir":
-		return reply(s.mkdir(r.Filepath, s.nextAttrs()))
 	case "Rmdir":
 		return reply(s.remove(r.Filepath, (*pathtree.View).Rmdir))
 	case "Remove":
 		return reply(s.remove(r.Filepath, (*pathtree.View).Unlink))
-	case "Rename":
-		return reply(s.rename(r.Filepath, r.Target, unix.RENAME_NOREPLACE))
 	case "Link":
 		return reply(s.link(r.Filepath, r.Target))
 	case "Symlink":
 		return reply(s.symlink(r.Filepath, r.Target))
 	}
 	return errUnsupported
-}
-
-func (h handlers) PosixRename(r *sftp.Request) error {
-	return reply(h.s.rename(r.Filepath, r.Target, 0))
 }
 
 func (h handlers) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
@@ -174,19 +134,40 @@ func (s *session) remove(p string, how func(*pathtree.View, *schema.Tx, pathtree
 	return err
 }
 
-func (s *session) rename(from, to string, flags uint32) error {
-	err := s.change(func(tx *schema.Tx, r *access.Rights) error {
-		src, dst, err := s.pair(tx, r, from, to)
-		if err != nil {
-			return err
-		}
-		_, err = src.view.Rename(tx, src.parent.Ino, src.base, dst.parent.Ino, dst.base, flags)
-		return err
-	})
-	if err != nil {
+// rename moves a file that is not open at once, another one in its turn: who
+// closes a file and gives it the name of an old one means to replace that by
+// what was written.
+func (s *session) rename(from, to string, flags uint32) (rest, error) {
+	var src, dst place
+	var open *openFile
+	move := func(tx *schema.Tx) error {
+		_, err := src.view.Rename(tx, src.parent.Ino, src.base, dst.parent.Ino, dst.base, flags)
 		return err
 	}
-	return s.c.DB.Commit() // the last step of replacing a file safely
+	err := s.change(func(tx *schema.Tx, r *access.Rights) (err error) {
+		if src, dst, err = s.pair(tx, r, from, to); err != nil {
+			return err
+		}
+		if open = s.fileAt(src.view, src.in.Ino); open != nil {
+			return nil
+		}
+		return move(tx)
+	})
+	if err != nil {
+		return rest{}, err
+	}
+	if open == nil {
+		return rest{}, s.c.DB.Commit() // the last step of replacing a file safely
+	}
+	return rest{open.File, func() error {
+		if err := open.allowed(access.Write); err != nil {
+			return err
+		}
+		if err := s.c.DB.Write(move); err != nil {
+			return err
+		}
+		return s.c.DB.Commit()
+	}}, nil
 }
 
 func (s *session) link(from, to string) error {

@@ -90,7 +90,9 @@ func (s *session) openDir(p string) (*dirLister, error) {
 		return nil, err
 	}
 	d := &dirLister{s: s, path: p}
-	s.handOut(d)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.fresh = append(s.mu.fresh, d)
 	return d, nil
 }
 

@@ -40,6 +40,9 @@ type Options struct {
 	MaxPerUser       int           // default 256
 	MaxUnknown       int           // connections whose user is not known yet; default 64
 	MaxTries         int           // keys or passwords a connection may try; default 6
+	// MaxData bounds the bytes of file data on their way in all sessions,
+	// besides one request of each. Default 256 MiB.
+	MaxData int64
 	// PenaltyAfter is how many connections of an address may fail to log in
 	// before it has to wait, for twice as long each time. Default 6; negative:
 	// never.
@@ -68,6 +71,9 @@ func (o Options) withDefaults() Options {
 	set(&o.MaxUnknown, 64)
 	set(&o.MaxTries, 6)
 	set(&o.PenaltyAfter, 6)
+	if o.MaxData == 0 {
+		o.MaxData = 256 << 20
+	}
 	for _, d := range []struct {
 		v *time.Duration
 		d time.Duration
@@ -87,6 +93,7 @@ type Server struct {
 	hostKey ssh.Signer
 	limits  *limits
 	checks  chan struct{} // bounds the password checks that run
+	memory  pool
 	stats   Stats
 }
 
@@ -107,10 +114,12 @@ func New(c Config, o Options) (*Server, error) {
 		return nil, fmt.Errorf("host key: %w", err)
 	}
 	o = o.withDefaults()
-	return &Server{
+	s := &Server{
 		c: c, o: o, log: c.Logger, hostKey: key, limits: newLimits(o),
 		checks: make(chan struct{}, 2),
-	}, nil
+	}
+	s.memory.give(int(o.MaxData))
+	return s, nil
 }
 
 // Fingerprint returns the fingerprint of the host key as ssh prints it.

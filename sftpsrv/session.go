@@ -32,113 +32,95 @@ type session struct {
 
 	mu struct {
 		sync.Mutex
-		attrs []attrs // of opens and mkdirs that pkg/sftp has not handled yet
-		fresh []any   // opened, and not yet known to the filter
-		files int     // open handles
-		// closing are files whose close pkg/sftp has answered but that have
-		// not been published yet.
-		closing map[*openFile]bool
-		views   map[int64]*pathtree.View
+		fresh []*dirLister // opened, and not yet known to the filter
+		open  int          // handles
+		files map[*openFile]bool
+		views map[int64]*pathtree.View
+		named branchNames
 	}
 }
 
 func newSession(c Config, origin int64, rights func() (*access.Rights, error)) *session {
 	s := &session{c: c, rights: rights, origin: origin}
 	s.mu.views = make(map[int64]*pathtree.View)
-	s.mu.closing = make(map[*openFile]bool)
+	s.mu.files = make(map[*openFile]bool)
 	return s
-}
-
-func (s *session) opening(a attrs) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.mu.attrs = append(s.mu.attrs, a)
-}
-
-// nextAttrs returns what opening was told for the request being handled:
-// pkg/sftp handles opens and mkdirs one at a time and in order.
-func (s *session) nextAttrs() attrs {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	a := s.mu.attrs[0]
-	s.mu.attrs = s.mu.attrs[1:]
-	return a
 }
 
 func (s *session) opened() any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	obj := s.mu.fresh[0]
+	d := s.mu.fresh[0]
 	s.mu.fresh = s.mu.fresh[1:]
-	return obj
+	return d
 }
 
 // reserve counts a handle about to be opened.
 func (s *session) reserve() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mu.files >= maxHandles {
+	if s.mu.open >= maxHandles {
 		return syscall.EMFILE
 	}
-	s.mu.files++
+	s.mu.open++
 	return nil
 }
 
 func (s *session) unreserve() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.files--
+	s.mu.open--
 }
 
-// handOut makes obj the object of the handle that pkg/sftp gives out next.
-func (s *session) handOut(obj any) {
+// keep notes an open file, for which a handle was reserved.
+func (s *session) keep(f *openFile) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.fresh = append(s.mu.fresh, obj)
+	s.mu.files[f] = true
 }
 
-// detach leaves the publishing of a file to closed, or to end.
-func (s *session) detach(f *openFile) {
+// forget is keep and reserve undone.
+func (s *session) forget(f *openFile) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.closing[f] = true
+	delete(s.mu.files, f)
+	s.mu.open--
 }
 
-func (s *session) closed(obj any) func() error {
-	f, ok := obj.(*openFile)
-	if !ok || !s.isClosing(f) {
-		return nil
+// fileAt returns a file of the session that is open, or whose close is not done
+// yet, by its inode; nil when there is none.
+func (s *session) fileAt(v *pathtree.View, ino pathtree.Ino) *openFile {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for f := range s.mu.files {
+		if f.view == v && f.File.Ino() == ino {
+			return f
+		}
 	}
-	return func() error { return s.finish(f) }
+	return nil
 }
 
-func (s *session) isClosing(f *openFile) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.mu.closing[f]
-}
-
-// finish publishes a detached file, once.
-func (s *session) finish(f *openFile) error {
-	s.mu.Lock()
-	mine := s.mu.closing[f]
-	delete(s.mu.closing, f)
-	s.mu.Unlock()
-	if !mine {
-		return nil
-	}
-	return f.publish()
-}
-
-// end publishes the files whose close was asked for when the connection ended.
+// end lets go of the files that were not closed when the connection ended. What
+// was written to them is no whole file: it is not published, and kept as
+// orphaned sessions.
 func (s *session) end() {
 	s.mu.Lock()
-	files := slices.Collect(maps.Keys(s.mu.closing))
+	files := slices.Collect(maps.Keys(s.mu.files))
 	s.mu.Unlock()
 	for _, f := range files {
-		s.finish(f)
+		f.preserve()
 	}
 }
+
+func (s *session) key(obj any) any {
+	if f, ok := obj.(*openFile); ok {
+		return f.File // shared by the session's handles of one file
+	}
+	return obj
+}
+
+func (s *session) changed(obj any) bool { return obj.(*openFile).File.Dirty() }
+func (s *session) close(obj any) error  { return obj.(*openFile).close() }
 
 // look runs fn with the current rights on the newest state.
 func (s *session) look(fn func(tx *schema.Tx, r *access.Rights) error) error {
@@ -193,12 +175,20 @@ func (s *session) write(obj any, p []byte, off uint64) error {
 	return f.write(p, off)
 }
 
+func (s *session) writeNow(obj any, p []byte, off uint64) (done bool, err error) {
+	f, ok := obj.(*openFile)
+	if !ok {
+		return true, syscall.EISDIR
+	}
+	return f.writeNow(p, off)
+}
+
 func (s *session) read(obj any, p []byte, off int64) (int, error) {
 	f, ok := obj.(*openFile)
 	if !ok {
 		return 0, syscall.EISDIR
 	}
-	return f.ReadAt(p, off)
+	return f.readAt(p, off)
 }
 
 func (s *session) left(obj any, off uint64) (int64, error) {
@@ -230,24 +220,19 @@ func (s *session) fstat(obj any) (attrs, error) {
 func (s *session) fsetstat(obj any, a attrs) error {
 	f, ok := obj.(*openFile)
 	if !ok {
-		return s.setstat(obj.(*dirLister).path, a, true)
+		r, err := s.setstat(obj.(*dirLister).path, a, true)
+		if err == nil && r.do != nil {
+			err = r.do()
+		}
+		return err
 	}
 	if err := f.allowed(access.Write); err != nil {
 		return err
 	}
-	if a.flags&attrSize != 0 {
-		if !f.writable {
-			return errDenied
-		}
-		if err := truncate(f.File, a.size); err != nil {
-			return err
-		}
+	if a.flags&attrSize != 0 && !f.writable {
+		return errDenied
 	}
-	in, err := f.inode()
-	if err != nil {
-		return err
-	}
-	return s.setOpen(f.view, in, a)
+	return s.setOpen(f.File, f.view, a)
 }
 
 func (s *session) fsync(ctx context.Context, obj any) error {
@@ -260,8 +245,6 @@ func (s *session) fsync(ctx context.Context, obj any) error {
 	}
 	return f.File.Sync(ctx)
 }
-
-func (s *session) lsetstat(p string, a attrs) error { return s.setstat(p, a, false) }
 
 // statvfs is about the disk of the store or, where that is less, about the
 // quota of the bucket.

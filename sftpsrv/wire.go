@@ -11,8 +11,13 @@ const (
 	fxpRead          = 5
 	fxpWrite         = 6
 	fxpFstat         = 8
+	fxpSetstat       = 9
 	fxpFsetstat      = 10
+	fxpOpendir       = 11
+	fxpReaddir       = 12
 	fxpMkdir         = 14
+	fxpStat          = 17
+	fxpRename        = 18
 	fxpStatus        = 101
 	fxpHandle        = 102
 	fxpData          = 103

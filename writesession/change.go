@@ -30,6 +30,32 @@ func (f *File) Append(p []byte) (off int64, err error) {
 	return off, f.fail("append", err)
 }
 
+// TryWriteAt is WriteAt if that need not wait for another change of f, for a
+// blob, or for a look at who else writes the file. Otherwise it does nothing
+// and reports false.
+func (f *File) TryWriteAt(p []byte, off int64) (done bool, err error) {
+	if !f.change.TryLock() {
+		return false, nil
+	}
+	defer f.release()
+	if !f.ready(max(off+int64(len(p)), f.mu.content.size)) {
+		return false, nil
+	}
+	_, err = f.write(p, off)
+	f.refuse(err)
+	return true, f.fail("write", err)
+}
+
+// ready reports whether begin(size) has nothing to wait for. change must be
+// held.
+func (f *File) ready(size int64) bool {
+	if !f.mu.dirty && f.s.isExclusive(f.view) {
+		return false
+	}
+	c := &f.mu.content
+	return c.inMem || c.staging != nil || c.size == 0 || size > f.s.opts.MemoryMax
+}
+
 // refuse notes that the disk did not take a write, so that what is there of it
 // does not become the file's content by the close that follows; the next change
 // that succeeds takes that back. change must be held.

@@ -23,6 +23,8 @@ type serveFlags struct {
 	mounts []string
 	stop   time.Duration
 	ssh    alkfs.SSHOptions
+
+	maxData int64 // MiB
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -58,6 +60,7 @@ with their own keys (~/.ssh/*.pub and authorized_keys).`,
 	flags.IntVar(&f.ssh.MaxPerAddress, "max-per-address", 256, "connections from one address")
 	flags.IntVar(&f.ssh.MaxPerUser, "max-per-user", 256, "connections of one user")
 	flags.IntVar(&f.ssh.MaxUnknown, "max-logging-in", 64, "connections that have not logged in yet")
+	flags.Int64Var(&f.maxData, "max-data", 256, "MiB of file data on their way in all connections")
 	flags.IntVar(&f.ssh.MaxTries, "max-tries", 6, "keys or passwords a connection may try")
 	flags.IntVar(&f.ssh.PenaltyAfter, "penalty-after", 6, "failed logins after which an address has to wait; negative: never")
 	return c
@@ -177,6 +180,7 @@ func (r *service) mount(ctx context.Context, arg string) error {
 func (r *service) serveSSH() error {
 	first := !r.s.ServedBefore()
 	r.flags.ssh.Exec = func(ctx context.Context, c alkfs.SSHCommand) int { return runRemote(ctx, r.s, c) }
+	r.flags.ssh.MaxData = max(1, r.flags.maxData) << 20
 	server, err := r.s.NewSSHServer(r.flags.ssh)
 	if err != nil {
 		return err
