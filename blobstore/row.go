@@ -1,6 +1,7 @@
 package blobstore
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -20,16 +21,27 @@ func (s *Store) PutInline(tx *schema.Tx, p []byte) (Hash, error) {
 	if len(p) > InlineMax {
 		return Hash{}, fmt.Errorf("inline content of %d bytes: %w", len(p), syscall.EFBIG)
 	}
-	h := Sum(p)
-	// A row that is not good gets the content anew.
+	c := &inlineRow{Sum(p), bytes.Clone(p), now()}
+	return c.hash, tx.Later(c)
+}
+
+// inlineRow is the row of inline content to be written.
+type inlineRow struct {
+	hash    Hash
+	data    []byte
+	created int64
+}
+
+// Apply implements schema.Change. A row that is not good gets the content anew.
+func (c *inlineRow) Apply(tx *schema.Tx) error {
 	q := tx.Stmt(`INSERT INTO blob (hash, size, data, synced, created) VALUES (?, ?, ?, 1, ?)
 		ON CONFLICT (hash) DO UPDATE SET data = excluded.data, synced = 1, state = 0 WHERE state <> 0`)
-	q.BindBytes(1, h[:])
-	q.BindInt64(2, int64(len(p)))
-	q.BindBytes(3, p)
-	q.BindInt64(4, now())
+	q.BindBytes(1, c.hash[:])
+	q.BindInt64(2, int64(len(c.data)))
+	q.BindBytes(3, c.data)
+	q.BindInt64(4, c.created)
 	_, err := q.Step()
-	return h, err
+	return err
 }
 
 // row is a row of table blob without its data.

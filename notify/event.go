@@ -42,7 +42,7 @@ func (op Op) String() string {
 
 // Event is one change. Fields that do not apply to an Op are zero.
 type Event struct {
-	Seq            int64 // set by Append
+	Seq            int64 // as read; not looked at by Append
 	Stamp          schema.Stamp
 	Node           int64 // node that made the change
 	Bucket, Branch int64
@@ -59,8 +59,11 @@ const insertEvent = `INSERT INTO event
 	(stamp, node, bucket, branch, origin, op, ino, parent, name, old, new, size, ref)
 	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
-// Append records e in tx and sets e.Seq.
-func Append(tx *schema.Tx, e *Event) error {
+// Append records e in tx. It must not be changed any more.
+func Append(tx *schema.Tx, e *Event) error { return tx.Later(e) }
+
+// Apply implements schema.Change.
+func (e *Event) Apply(tx *schema.Tx) error {
 	s := tx.Stmt(insertEvent)
 	for i, v := range [...]int64{int64(e.Stamp), e.Node, e.Bucket, e.Branch, e.Origin, int64(e.Op), int64(e.Ino), int64(e.Parent)} {
 		s.BindInt64(i+1, v)
@@ -70,11 +73,8 @@ func Append(tx *schema.Tx, e *Event) error {
 	bindHash(s, 11, e.New)
 	s.BindInt64(12, e.Size)
 	s.BindInt64(13, e.Ref)
-	if _, err := s.Step(); err != nil {
-		return err
-	}
-	e.Seq = tx.Conn().LastInsertRowID()
-	return nil
+	_, err := s.Step()
+	return err
 }
 
 // bindBytes binds an empty p as a zero-length blob, which the library's

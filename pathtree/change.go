@@ -29,19 +29,39 @@ func (v *View) begin(tx *schema.Tx) (c change, err error) {
 	if v.at != 0 {
 		return c, syscall.EROFS
 	}
-	s := tx.Stmt(`SELECT sealed FROM branch WHERE id = ? AND deleted IS NULL`)
-	s.BindInt64(1, v.branch.ID)
-	ok, err := s.Step()
+	sealed, err := v.sealed(tx)
 	if err != nil {
 		return c, err
 	}
-	if !ok {
-		return c, syscall.ESTALE
-	}
 	return change{
-		v: v, tx: tx, sealed: schema.Stamp(s.ColumnInt64(0)), now: time.Now().UnixNano(),
+		v: v, tx: tx, sealed: sealed, now: time.Now().UnixNano(),
 		at: version{v.branch.ID, tx.NextStamp(), schema.LocalNode},
 	}, nil
+}
+
+// sealed returns the greatest stamp of the branch that somebody else can see,
+// ESTALE when it has been removed.
+func (v *View) sealed(tx *schema.Tx) (schema.Stamp, error) {
+	h := v.heads(tx)
+	if h != nil {
+		if s, ok := h.sealed[v.branch.ID]; ok {
+			return s, nil
+		}
+	}
+	s := tx.Peek(`SELECT sealed FROM branch WHERE id = ? AND deleted IS NULL`)
+	s.BindInt64(1, v.branch.ID)
+	ok, err := s.Step()
+	if err != nil {
+		return 0, err
+	}
+	if !ok {
+		return 0, syscall.ESTALE
+	}
+	sealed := schema.Stamp(s.ColumnInt64(0))
+	if h != nil {
+		h.sealed[v.branch.ID] = sealed
+	}
+	return sealed, nil
 }
 
 // owns reports whether the version at o may be overwritten in place.
@@ -51,25 +71,32 @@ func (c *change) owns(o version) bool {
 }
 
 // setDentry makes (parent, name) name ino, or nothing when ino is 0. cur is the
-// version seen now, if found. What was made and removed within a second leaves
+// version seen now. What was made and removed within a second leaves
 // nothing, except where a parent is followed, which might make one later.
-func (c *change) setDentry(parent Ino, name string, cur dentryRow, found bool, ino Ino, kind uint32) error {
-	if !found || !c.owns(cur.version) {
-		if ino == 0 && (!found || cur.ino == 0) {
+func (c *change) setDentry(parent Ino, name string, cur headDentry, ino Ino, kind uint32) error {
+	w := dentryChange{parent: parent, name: name, at: c.at, ino: ino, kind: kind}
+	next := headDentry{dentryRow{c.at, ino, kind}, true, !cur.found || cur.alone && c.owns(cur.version)}
+	if !cur.found || !c.owns(cur.version) {
+		if ino == 0 && (!cur.found || cur.ino == 0) {
 			return nil
 		}
-		return insertDentry(c.tx, parent, name, c.at, ino, kind)
+		return c.writeDentry(w, next)
 	}
+	w.op, w.at, w.stamp = rowUpdate, cur.version, c.at.stamp
 	if ino == 0 && !c.v.live {
-		older, ok, err := findDentry(c.tx, c.below(cur.version), parent, name)
-		if err != nil {
-			return err
+		older := headDentry{}
+		if !cur.alone {
+			var err error
+			if older.dentryRow, older.found, err = findDentry(c.tx, c.below(cur.version), parent, name); err != nil {
+				return err
+			}
 		}
-		if !ok || older.ino == 0 {
-			return deleteDentry(c.tx, parent, name, cur.version)
+		if !older.found || older.ino == 0 {
+			w.op = rowDelete
+			return c.writeDentry(w, older)
 		}
 	}
-	return replaceDentry(c.tx, parent, name, cur.version, c.at.stamp, ino, kind)
+	return c.writeDentry(w, next)
 }
 
 // below returns the chain of what was visible before the version o, which is
@@ -87,7 +114,7 @@ func (c *change) addInode(in *Inode) error {
 		return err
 	}
 	in.Branch, in.Stamp = c.at.branch, c.at.stamp
-	return c.insert(&inodeRow{Inode: *in, node: c.at.node, groups: groupAll})
+	return c.insert(&inodeRow{Inode: *in, node: c.at.node, groups: groupAll}, true)
 }
 
 // setInode writes r, of which the given groups have changed. A version
@@ -98,21 +125,21 @@ func (c *change) setInode(r *inodeRow, groups int) error {
 		r.groups |= groups
 		content := groups&groupContent != 0 && r.IsRegular()
 		if c.v.live {
-			return c.chargeLive(r.Ino, func() error { return updateInode(c.tx, r, content) })
+			return c.chargeLive(r.Ino, func() error { return c.writeInode(rowUpdate, r, content, false) })
 		}
-		return updateInode(c.tx, r, content)
+		return c.writeInode(rowUpdate, r, content, false)
 	}
 	r.groups = groups
 	r.Branch, r.Stamp, r.node = c.at.branch, c.at.stamp, c.at.node
-	return c.insert(r)
+	return c.insert(r, false)
 }
 
-// insert adds a version of an inode.
-func (c *change) insert(r *inodeRow) error {
+// insert adds a version of an inode; made says that it is the first one.
+func (c *change) insert(r *inodeRow, made bool) error {
 	if c.v.live {
-		return c.chargeLive(r.Ino, func() error { return insertInode(c.tx, r) })
+		return c.chargeLive(r.Ino, func() error { return c.writeInode(rowInsert, r, true, made) })
 	}
-	return insertInode(c.tx, r)
+	return c.writeInode(rowInsert, r, true, made)
 }
 
 // touchDir records that a directory's entries changed; links is what that

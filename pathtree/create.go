@@ -42,7 +42,7 @@ func dirIno(bucket [16]byte, parent Ino, name string, n uint64) Ino {
 func (v *View) newDirIno(tx *schema.Tx, parent Ino, name string) (Ino, error) {
 	var failed error
 	known := func(n int) bool {
-		_, ok, err := findInode(tx, v.chain, false, dirIno(v.bucket.UUID, parent, name, uint64(n)))
+		_, ok, err := v.inodeRow(tx, dirIno(v.bucket.UUID, parent, name, uint64(n)))
 		if err != nil {
 			failed = err
 		}
@@ -96,7 +96,7 @@ func (v *View) create(tx *schema.Tx, parent Ino, name string, n NewInode) (Inode
 	if err != nil {
 		return Inode{}, err
 	}
-	cur, found, err := findDentry(tx, v.chain, parent, name)
+	cur, err := v.dentry(tx, parent, name)
 	if err != nil {
 		return Inode{}, err
 	}
@@ -114,7 +114,7 @@ func (v *View) create(tx *schema.Tx, parent Ino, name string, n NewInode) (Inode
 	if err := c.addInode(&in); err != nil {
 		return Inode{}, err
 	}
-	if err := c.setDentry(parent, name, cur, found, in.Ino, in.Mode&unix.S_IFMT); err != nil {
+	if err := c.setDentry(parent, name, cur, in.Ino, in.Mode&unix.S_IFMT); err != nil {
 		return Inode{}, err
 	}
 	if err := c.touchDir(&dir, links); err != nil {
@@ -226,7 +226,7 @@ func (v *View) link(tx *schema.Tx, ino, parent Ino, name string) (Inode, error) 
 	if err != nil {
 		return Inode{}, err
 	}
-	cur, found, err := findDentry(tx, v.chain, parent, name)
+	cur, err := v.dentry(tx, parent, name)
 	if err != nil {
 		return Inode{}, err
 	}
@@ -236,7 +236,7 @@ func (v *View) link(tx *schema.Tx, ino, parent Ino, name string) (Inode, error) 
 	if err := c.relink(&r, 1); err != nil {
 		return Inode{}, err
 	}
-	if err := c.setDentry(parent, name, cur, found, ino, r.Mode&unix.S_IFMT); err != nil {
+	if err := c.setDentry(parent, name, cur, ino, r.Mode&unix.S_IFMT); err != nil {
 		return Inode{}, err
 	}
 	if err := c.touchDir(&dir, 0); err != nil {

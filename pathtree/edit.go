@@ -354,7 +354,7 @@ func (a *applier) writeInode(i Ino, groups int) error {
 		return err
 	}
 	r.Branch, r.Stamp, r.node = a.c.at.branch, a.c.at.stamp, a.c.at.node
-	return a.c.insert(&r)
+	return a.c.insert(&r, false)
 }
 
 func (a *applier) writeXattrs() error {

@@ -49,7 +49,7 @@ func openAccount(tx *schema.Tx, bucket int64) (*account, error) {
 
 func loadLedger(tx *schema.Tx) (*ledger, error) {
 	l := &ledger{}
-	s := tx.Stmt(selectQuota)
+	s := tx.Peek(selectQuota)
 	for {
 		ok, err := s.Step()
 		if err != nil || !ok {

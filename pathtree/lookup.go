@@ -37,15 +37,15 @@ func (v *View) Lookup(tx *schema.Tx, parent Ino, name string) (Entry, error) {
 }
 
 // entry is Lookup with the place of the version; ENOENT without one.
-func (v *View) entry(tx *schema.Tx, parent Ino, name string) (dentryRow, error) {
+func (v *View) entry(tx *schema.Tx, parent Ino, name string) (headDentry, error) {
 	if len(name) > NameMax {
-		return dentryRow{}, syscall.ENAMETOOLONG
+		return headDentry{}, syscall.ENAMETOOLONG
 	}
-	r, ok, err := findDentry(tx, v.chain, parent, name)
-	if err == nil && (!ok || r.ino == 0) {
+	d, err := v.dentry(tx, parent, name)
+	if err == nil && (!d.found || d.ino == 0) {
 		err = syscall.ENOENT
 	}
-	return r, err
+	return d, err
 }
 
 // Inode returns an inode; unlinked ones have Nlink 0.
@@ -56,7 +56,7 @@ func (v *View) Inode(tx *schema.Tx, ino Ino) (Inode, error) {
 
 // inode is Inode with the place of the version; ENOENT without one.
 func (v *View) inode(tx *schema.Tx, ino Ino) (inodeRow, error) {
-	r, ok, err := findInode(tx, v.chain, v.live, ino)
+	r, ok, err := v.inodeRow(tx, ino)
 	if err == nil && !ok {
 		err = syscall.ENOENT
 	}

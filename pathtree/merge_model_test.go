@@ -76,6 +76,9 @@ func (p *play) show(v *View) (m map[string]string) {
 
 func (p *play) checkStructure() {
 	p.do(func(tx *schema.Tx) error {
+		if err := checkHeads(tx, p.tree); err != nil {
+			return err
+		}
 		ck := checker{tree: p.tree, tx: tx, tell: func(problem string) { p.rt.Errorf("check: %s", problem) }}
 		return ck.bucket(p.bucket)
 	})

@@ -645,9 +645,10 @@ func TestModel(t *testing.T) {
 			"create": m.create, "create2": m.create, "link": m.link, "remove": m.remove, "rename": m.rename,
 			"rename2": m.rename, "write": m.write, "chmod": m.chmod, "xattr": m.setXattr, "fork": m.fork,
 			"snapshot": m.snapshot, "remember": m.remember, "remove branch": m.removeBranch,
-			"age": func(t *rapid.T) { w.age() },
+			"age": func(t *rapid.T) { w.age() }, "fail": m.fail,
 			"compare": func(t *rapid.T) {
 				m.compare(t, m.head(t))
+				m.checkHeads(t)
 			},
 		})
 		for _, p := range slices.Concat(m.heads, m.past) {

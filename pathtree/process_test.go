@@ -9,20 +9,27 @@ import (
 	"github.com/alkdev/alkfs/schema"
 )
 
+// elsewhere returns the same store as another process sees it.
+func (w *world) elsewhere() *world {
+	w.t.Helper()
+	db, err := schema.Open(context.Background(), w.db.Dir(), schema.Options{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { db.Close() })
+	return &world{t: w.t, db: db, tree: New(db), bucket: w.bucket}
+}
+
 // A fork made by another process is safe from changes in place here.
 func TestForkByAnotherProcess(t *testing.T) {
 	w := newWorld(t)
 	w.make(w.main, "f")
 	w.setContent(w.main, "f", "one")
-	db, err := schema.Open(context.Background(), w.db.Dir(), schema.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
 	if err := w.db.Commit(); err != nil { // Barrier in that process would wait for it
 		t.Fatal(err)
 	}
-	other := &world{t: t, db: db, tree: New(db), bucket: w.bucket}
+	other := w.elsewhere()
+	db := other.db
 	main := other.view(MainBranch, 0)
 	fork := other.fork(main, "fork", Origin{})
 	if err := db.Commit(); err != nil {

@@ -58,7 +58,7 @@ func (v *View) remove(tx *schema.Tx, parent Ino, name string, wantDir bool) (Ino
 	if err := c.dropName(&r); err != nil {
 		return Inode{}, err
 	}
-	if err := c.setDentry(parent, name, cur, true, 0, 0); err != nil {
+	if err := c.setDentry(parent, name, cur, 0, 0); err != nil {
 		return Inode{}, err
 	}
 	if err := c.touchDir(&dir, links); err != nil {

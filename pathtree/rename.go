@@ -31,8 +31,7 @@ type place struct {
 	dir    Ino
 	name   string
 	parent *inodeRow // the same one at both ends of a rename within a directory
-	cur    dentryRow
-	found  bool
+	cur    headDentry
 	inode  inodeRow // what is there, if cur.ino is not 0
 }
 
@@ -92,7 +91,7 @@ func (m *move) read() error {
 			p.parent = &dir
 		}
 		var err error
-		if p.cur, p.found, err = findDentry(m.tx, m.v.chain, p.dir, p.name); err != nil {
+		if p.cur, err = m.v.dentry(m.tx, p.dir, p.name); err != nil {
 			return err
 		}
 		if p.cur.ino == 0 {
@@ -159,7 +158,7 @@ func (m *move) replace() error {
 		}
 		m.result.Replaced = &to.inode.Inode
 	}
-	if err := m.setDentry(to.dir, to.name, to.cur, to.found, from.cur.ino, from.cur.kind); err != nil {
+	if err := m.setDentry(to.dir, to.name, to.cur, from.cur.ino, from.cur.kind); err != nil {
 		return err
 	}
 	if err := m.vacate(); err != nil {
@@ -184,7 +183,7 @@ func (m *move) replace() error {
 func (m *move) vacate() error {
 	from := &m.from
 	if m.flags&unix.RENAME_WHITEOUT == 0 {
-		return m.setDentry(from.dir, from.name, from.cur, true, 0, 0)
+		return m.setDentry(from.dir, from.name, from.cur, 0, 0)
 	}
 	w, err := m.newInode(from.parent, from.name, NewInode{Mode: unix.S_IFCHR, UID: from.inode.UID, GID: from.inode.GID})
 	if err != nil {
@@ -193,7 +192,7 @@ func (m *move) vacate() error {
 	if err := m.addInode(&w); err != nil {
 		return err
 	}
-	return m.setDentry(from.dir, from.name, from.cur, true, w.Ino, unix.S_IFCHR)
+	return m.setDentry(from.dir, from.name, from.cur, w.Ino, unix.S_IFCHR)
 }
 
 func (m *move) exchange() error {
@@ -205,10 +204,10 @@ func (m *move) exchange() error {
 	if to.inode.IsDir() {
 		links--
 	}
-	if err := m.setDentry(to.dir, to.name, to.cur, true, from.cur.ino, from.cur.kind); err != nil {
+	if err := m.setDentry(to.dir, to.name, to.cur, from.cur.ino, from.cur.kind); err != nil {
 		return err
 	}
-	if err := m.setDentry(from.dir, from.name, from.cur, true, to.cur.ino, to.cur.kind); err != nil {
+	if err := m.setDentry(from.dir, from.name, from.cur, to.cur.ino, to.cur.kind); err != nil {
 		return err
 	}
 	if err := m.relink(&to.inode, 0); err != nil {

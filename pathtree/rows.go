@@ -38,7 +38,10 @@ const selectDentry = `SELECT branch, stamp, node, ino, kind FROM dentry
 // findDentry returns the version of (parent, name) that ch sees, which may be
 // a tombstone; false when there is none.
 func findDentry(tx *schema.Tx, ch chain, parent Ino, name string) (r dentryRow, ok bool, err error) {
-	s := tx.Stmt(selectDentry)
+	return stepDentry(tx.Stmt(selectDentry), ch, parent, name)
+}
+
+func stepDentry(s *sqlite.Stmt, ch chain, parent Ino, name string) (r dentryRow, ok bool, err error) {
 	s.BindInt64(1, int64(parent))
 	s.BindBytes(2, []byte(name))
 	w := startWalk(s, ch, 3)
@@ -132,7 +135,10 @@ func scanInode(s *sqlite.Stmt, r *inodeRow) {
 // findInode returns the newest version of ino that ch sees. When ch follows a
 // live parent each group comes from the nearest version that sets it.
 func findInode(tx *schema.Tx, ch chain, live bool, ino Ino) (r inodeRow, ok bool, err error) {
-	s := tx.Stmt(selectInode)
+	return stepInode(tx.Stmt(selectInode), ch, live, ino)
+}
+
+func stepInode(s *sqlite.Stmt, ch chain, live bool, ino Ino) (r inodeRow, ok bool, err error) {
 	s.BindInt64(1, int64(ino))
 	w := startWalk(s, ch, 2)
 	if ok, err = w.next(); !ok {

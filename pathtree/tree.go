@@ -15,13 +15,14 @@ type Tree struct {
 
 	moved atomic.Uint64 // see Moved
 
+	heads *heads
 	prune pruner
 
 	now func() time.Time // for stamps of the future
 }
 
 // New returns the tree of db.
-func New(db *schema.DB) *Tree { return &Tree{db: db, now: time.Now} }
+func New(db *schema.DB) *Tree { return &Tree{db: db, heads: headsOf(db), now: time.Now} }
 
 // Moved returns a number that grows when this process renames or removes
 // anything but a file by Unlink, or a branch or bucket. Where a directory was

@@ -52,12 +52,12 @@ func (db *DB) checkpointLoop(ctx context.Context) {
 			continue
 		}
 		side.checkpoint("PASSIVE")
-		db.mu.Lock()
+		db.lock()
 		if !db.mu.closed && db.finish() == nil {
 			// All copied: the next write starts the WAL from its beginning.
 			db.mu.tx.checkpoint("PASSIVE")
 		}
-		db.mu.Unlock()
+		db.unlock()
 		db.stats.checkpoints.Add(1)
 	}
 }
@@ -67,8 +67,8 @@ func (db *DB) checkpointLoop(ctx context.Context) {
 // never begins anew by itself; then the writer waits for those that are there,
 // while new ones, who find that all is in the database file, stay out of it. One
 // that stays long costs the writer readersWait every walLookEvery commits, and
-// the WAL grows until it leaves. No transaction may be open. mu must be held, over
-// the I/O too: to hold up writers is the purpose.
+// the WAL grows until it leaves. No transaction may be open. mu and conn must be
+// held, over the I/O too: to hold up writers is the purpose.
 func (db *DB) boundWAL() {
 	if db.stats.commits.Load()%walLookEvery != 0 {
 		return

@@ -50,20 +50,30 @@ type DB struct {
 
 	// turn makes waiting for SQLite's write lock fair between processes.
 	// wmu serialises the writers of this process while they wait for it.
-	// Lock order: wmu, then mu.
+	// Lock order: wmu, mu, conn.
 	wmu  sync.Mutex
 	turn *os.File
 
+	// conn is held by whoever uses the main connection: a function that looks
+	// into the database, or applyLoop. back and failed belong to it.
+	conn   sync.Mutex
+	back   Tx    // for changes that wait
+	failed error // of one of them: the transaction is to be given up
+	later  waiting
+
 	mu struct {
 		sync.Mutex
-		tx     Tx
-		state  txState
-		gen    uint32 // generation the open transaction reads
-		timer  *time.Timer
-		direct bool // this batch commits at every Write
-		closed bool
-		onLost []*func(error)
+		tx        Tx
+		companion Companion
+		version   int64 // PRAGMA data_version of the last transaction
+		state     txState
+		gen       uint32 // generation the open transaction reads
+		timer     *time.Timer
+		direct    bool // this batch commits at every Write
+		closed    bool
+		onLost    []*func(error)
 	}
+	watched []string // tables the companion keeps; set once, with it
 	wal     *os.File // the WAL, for fdatasync; it carries no locks
 	syncing syncRounds
 	readers chan *Tx
@@ -92,6 +102,7 @@ func Open(ctx context.Context, dir string, opts Options) (*DB, error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	db := &DB{dir: dir, opts: opts, log: opts.Logger, readers: make(chan *Tx, readerConns)}
+	db.later.kick = make(chan struct{}, 1)
 	if err := db.open(ctx); err != nil {
 		db.closeFiles()
 		return nil, fmt.Errorf("open store %s: %w", dir, describe(onFullDisk(dir, err)))
@@ -101,6 +112,7 @@ func Open(ctx context.Context, dir string, opts Options) (*DB, error) {
 	if !opts.ReadOnly {
 		db.wg.Go(func() { db.wake.run(bg, db.dataVersion) })
 		db.wg.Go(func() { db.checkpointLoop(bg) })
+		db.wg.Go(func() { db.applyLoop(bg) })
 	}
 	return db, nil
 }
@@ -113,6 +125,8 @@ func (db *DB) open(ctx context.Context) error {
 	}
 	tx := &db.mu.tx
 	*tx = newTx(db, conn)
+	tx.front, tx.watched = true, map[string]bool{}
+	db.back = newTx(db, conn)
 	if db.opts.ReadOnly {
 		version, err := checkFormat(conn)
 		if err == nil && version != Format {
@@ -230,14 +244,14 @@ func (db *DB) OnLost(f func(error)) (remove func()) {
 // Close commits what waits and closes the database.
 func (db *DB) Close() error {
 	err := db.Commit()
-	db.mu.Lock()
+	db.lock()
 	if db.mu.closed {
-		db.mu.Unlock()
+		db.unlock()
 		return nil
 	}
-	db.mu.closed = true
 	db.finish()
-	db.mu.Unlock()
+	db.mu.closed = true
+	db.unlock()
 	db.stop()
 	if db.wake != nil {
 		db.wake.bump()

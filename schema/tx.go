@@ -20,6 +20,16 @@ type Tx struct {
 	conn  *sqlite.Conn
 	stmts map[string]*sqlite.Stmt
 	used  []*sqlite.Stmt
+
+	// Of the one that Read and Write hand out:
+	front   bool
+	inWrite bool
+	held    bool            // the connection is locked until the function ends
+	saved   bool            // its savepoint is open
+	bypass  bool            // it wrote what the companion keeps
+	own     []Change        // its changes that wait
+	watched map[string]bool // queries that write what the companion keeps
+
 	// In a write transaction: the clock as of now, and whether to store it.
 	stamp  Stamp
 	ino    int64
@@ -32,7 +42,7 @@ type Tx struct {
 type Rider interface {
 	Keep()          // a Write succeeded
 	Undo()          // a Write failed: forget what happened since the last Keep
-	Save(*Tx) error // the batch is about to be committed: record what was kept
+	Save(*Tx) error // the batch is about to be committed: record what was kept, on the Tx given
 }
 
 // Rider returns the rider of the open batch, nil when there is none.
@@ -53,7 +63,36 @@ func newTx(db *DB, conn *sqlite.Conn) Tx {
 // of the last use, so bind every parameter. It is reset again when the
 // transaction's function returns. One query is one statement: do not start it
 // anew while iterating over its rows.
+//
+// It sees all changes (Later) of this process. A query that writes does so at
+// once, and its failure undoes the Write.
 func (tx *Tx) Stmt(query string) *sqlite.Stmt {
+	if tx.front {
+		if err := tx.catchUp(); err != nil {
+			panic(stmtError{err})
+		}
+		if tx.inWrite && !tx.bypass && tx.writesWatched(query) {
+			tx.bypass = true
+			tx.db.mu.companion.Reset()
+		}
+	}
+	return tx.stmt(query)
+}
+
+// writesWatched is DB.watches, looked up once for each query.
+func (tx *Tx) writesWatched(query string) bool {
+	if tx.db.mu.companion == nil {
+		return false
+	}
+	is, known := tx.watched[query]
+	if !known {
+		is = tx.db.watches(query)
+		tx.watched[query] = is
+	}
+	return is
+}
+
+func (tx *Tx) stmt(query string) *sqlite.Stmt {
 	s, err := tx.prepare(query)
 	if err != nil {
 		// Not about data: the query is wrong, or the database is unreadable.
@@ -80,8 +119,16 @@ func (tx *Tx) prepare(query string) (*sqlite.Stmt, error) {
 // stmtError carries a failed prepare out of a transaction's function.
 type stmtError struct{ error }
 
-// Conn returns the connection, for statements that are run once.
-func (tx *Tx) Conn() *sqlite.Conn { return tx.conn }
+// Conn returns the connection, for Changes and LastInsertRowID right after a
+// statement of Stmt, and for reading by statements that are run once.
+func (tx *Tx) Conn() *sqlite.Conn {
+	if !tx.saved {
+		if err := tx.catchUp(); err != nil {
+			panic(stmtError{err})
+		}
+	}
+	return tx.conn
+}
 
 // NextStamp returns a stamp later than any the store has given out.
 func (tx *Tx) NextStamp() Stamp {
@@ -147,14 +194,20 @@ func (tx *Tx) exec(query string) error {
 }
 
 // Read runs f on the newest state, this process's uncommitted writes included.
-// f must be short: it holds the connection that everything else needs.
+// f must be short: it holds up everything else.
 func (db *DB) Read(f func(*Tx) error) error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if err := db.beginRead(); err != nil {
 		return err
 	}
-	return describe(db.mu.tx.run(f))
+	tx := &db.mu.tx
+	defer tx.leave()
+	err := tx.run(f)
+	if tx.held && db.failed != nil {
+		db.lose(db.failed)
+	}
+	return describe(err)
 }
 
 // slow is from when on a Write is worth a line in the log.
@@ -183,9 +236,8 @@ func (db *DB) Write(f func(*Tx) error) error {
 		}
 	}()
 	tx := &db.mu.tx
-	if err := tx.exec("SAVEPOINT op"); err != nil {
-		return describe(err)
-	}
+	defer tx.leave()
+	tx.inWrite = true
 	stamp, ino, done := tx.stamp, tx.ino, false
 	defer func() { // f panicked
 		if !done {
@@ -195,7 +247,7 @@ func (db *DB) Write(f func(*Tx) error) error {
 	err := tx.run(f)
 	done = true
 	if err == nil {
-		err = tx.exec("RELEASE op")
+		err = db.keepOp()
 	}
 	if err != nil {
 		db.rollbackOp(err)
@@ -207,21 +259,59 @@ func (db *DB) Write(f func(*Tx) error) error {
 	}
 	db.stats.writes.Add(1)
 	if db.mu.direct {
+		tx.hold()
 		return describe(db.commit())
 	}
 	return nil
 }
 
-// rollbackOp undoes the current savepoint. Some failures (disk full, I/O
-// error) make SQLite drop the whole transaction, which loses the batch.
-// mu must be held.
+// keepOp ends the current Write well. mu must be held.
+func (db *DB) keepOp() error {
+	tx := &db.mu.tx
+	if tx.bypass {
+		// The companion knows nothing of what still waits.
+		if err := tx.catchUp(); err != nil {
+			return err
+		}
+	}
+	if tx.saved {
+		if err := tx.exec("RELEASE op"); err != nil {
+			return err
+		}
+	}
+	if db.mu.companion != nil {
+		db.mu.companion.Keep()
+		if tx.bypass {
+			db.mu.companion.Reset()
+		}
+	}
+	return nil
+}
+
+// rollbackOp undoes the current Write. Some failures (disk full, I/O error) make
+// SQLite drop the whole transaction, which loses the batch. mu must be held.
 func (db *DB) rollbackOp(cause error) {
 	tx := &db.mu.tx
 	if tx.rider != nil {
 		tx.rider.Undo()
 	}
+	clear(tx.own)
+	tx.own = tx.own[:0]
+	if db.mu.companion != nil {
+		db.mu.companion.Undo()
+		if tx.bypass {
+			db.mu.companion.Reset()
+		}
+	}
+	if !tx.held {
+		return // nothing was written
+	}
+	if db.failed != nil {
+		db.lose(db.failed)
+		return
+	}
 	if !tx.conn.AutocommitEnabled() {
-		if tx.exec("ROLLBACK TO op") == nil && tx.exec("RELEASE op") == nil {
+		if !tx.saved || tx.exec("ROLLBACK TO op") == nil && tx.exec("RELEASE op") == nil {
 			return
 		}
 	}
@@ -231,10 +321,16 @@ func (db *DB) rollbackOp(cause error) {
 	db.lose(cause)
 }
 
-// lose gives up the open write transaction. mu must be held.
+// lose gives up the open write transaction and the changes that wait. mu and
+// conn must be held.
 func (db *DB) lose(cause error) {
 	if !db.mu.tx.conn.AutocommitEnabled() {
 		_ = db.mu.tx.exec("ROLLBACK")
+	}
+	db.failed = nil
+	db.later.clear()
+	if db.mu.companion != nil {
+		db.mu.companion.Reset()
 	}
 	db.mu.state = idle
 	db.mu.tx.rider = nil
@@ -274,8 +370,9 @@ func (db *DB) lockForWrite() error {
 	}
 	defer unix.Flock(int(db.turn.Fd()), unix.LOCK_UN)
 	return whenNotBusy(context.Background(), func() error {
-		db.mu.Lock()
+		db.lock()
 		err := db.beginWrite()
+		db.conn.Unlock()
 		if err != nil {
 			db.mu.Unlock()
 		}
@@ -285,7 +382,7 @@ func (db *DB) lockForWrite() error {
 
 var errClosed = errors.New("the store is closed")
 
-// beginWrite opens a write transaction. mu must be held.
+// beginWrite opens a write transaction. mu and conn must be held.
 func (db *DB) beginWrite() error {
 	if db.mu.closed {
 		return errClosed
@@ -297,7 +394,11 @@ func (db *DB) beginWrite() error {
 	if err := tx.exec("BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
-	if err := tx.loadClock(); err != nil {
+	err := db.refresh()
+	if err == nil {
+		err = tx.loadClock()
+	}
+	if err != nil {
 		_ = tx.exec("ROLLBACK")
 		return err
 	}
@@ -306,6 +407,25 @@ func (db *DB) beginWrite() error {
 	if !db.mu.direct {
 		db.mu.timer.Reset(db.opts.CommitInterval)
 	}
+	return nil
+}
+
+// refresh resets the companion when another process has committed since the
+// last transaction. mu and conn must be held, and a transaction be open.
+func (db *DB) refresh() error {
+	s, err := db.mu.tx.prepare("PRAGMA data_version")
+	if err != nil {
+		return err
+	}
+	defer s.Reset()
+	if ok, err := s.Step(); err != nil || !ok {
+		return err
+	}
+	c, v := db.mu.companion, s.ColumnInt64(0)
+	if c != nil && (v != db.mu.version || c.Full()) {
+		c.Reset()
+	}
+	db.mu.version = v
 	return nil
 }
 
@@ -330,9 +450,17 @@ func (db *DB) beginRead() error {
 		if gen == db.mu.gen && db.wake != nil {
 			return nil
 		}
-		db.finish()
 	}
-	if err := db.mu.tx.exec("BEGIN"); err != nil {
+	db.conn.Lock()
+	defer db.conn.Unlock()
+	db.finish()
+	err := db.mu.tx.exec("BEGIN")
+	if err == nil {
+		if err = db.refresh(); err != nil {
+			_ = db.mu.tx.exec("ROLLBACK")
+		}
+	}
+	if err != nil {
 		return describe(err)
 	}
 	db.mu.state, db.mu.gen = reading, gen
@@ -342,7 +470,8 @@ func (db *DB) beginRead() error {
 	return nil
 }
 
-// finish ends the open transaction, committing what it wrote. mu must be held.
+// finish ends the open transaction, committing what it wrote. mu and conn must
+// be held.
 func (db *DB) finish() error {
 	switch db.mu.state {
 	case writing:
@@ -356,19 +485,20 @@ func (db *DB) finish() error {
 
 // endTx is the timer's function.
 func (db *DB) endTx() {
-	db.mu.Lock()
-	defer db.mu.Unlock()
+	_ = db.applySome() // while others go on
+	db.lock()
+	defer db.unlock()
 	if !db.mu.closed {
 		_ = db.finish() // lose has told whoever needs to know
 	}
 }
 
-// commit commits the write transaction. mu must be held.
+// commit commits the write transaction. mu and conn must be held.
 func (db *DB) commit() error {
 	tx := &db.mu.tx
-	var err error
-	if tx.rider != nil {
-		err = tx.rider.Save(tx)
+	err := db.applyAll()
+	if err == nil && tx.rider != nil {
+		err = db.back.run(tx.rider.Save)
 		tx.rider = nil
 	}
 	if err == nil {
@@ -419,8 +549,8 @@ func (tx *Tx) saveClock() error {
 // Commit returns when every Write that returned before is committed: other
 // processes see it, and a crash of this process cannot undo it.
 func (db *DB) Commit() error {
-	db.mu.Lock()
-	defer db.mu.Unlock()
+	db.lock()
+	defer db.unlock()
 	if db.mu.closed || db.mu.state != writing {
 		return nil
 	}

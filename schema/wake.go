@@ -134,8 +134,8 @@ func (db *DB) Wait(ctx context.Context, gen uint32) (uint32, error) {
 
 // dataVersion changes when another connection has committed.
 func (db *DB) dataVersion() (v int64) {
-	db.mu.Lock()
-	defer db.mu.Unlock()
+	db.lock()
+	defer db.unlock()
 	if db.mu.closed {
 		return 0
 	}
