@@ -47,6 +47,11 @@
 // one name. Full-path rows were rejected because renaming a directory would
 // rewrite everything below it.
 //
+// What a head shows, and an operation found or made, is kept in memory (heads)
+// until another process commits: most operations decide without a statement, and
+// the rows they come to are written behind them (schema.Tx.Later). In a directory
+// made meanwhile even a name that is not there costs nothing.
+//
 // # Diff and merge
 //
 // What can differ between two views are the things with a version that one of

@@ -1,6 +1,8 @@
 package pathtree
 
 import (
+	"sync"
+
 	"github.com/alkdev/alkfs/schema"
 )
 
@@ -45,6 +47,7 @@ type headInode struct {
 	// whole: of a directory made since the last reset. Each name it ever had
 	// on this branch is among the dentries.
 	whole bool
+	last  *inodeChange // that wrote it, nil when it was read
 }
 
 // headChange is what one key had before it was changed.
@@ -155,12 +158,15 @@ func (h *heads) setDentry(branch int64, parent Ino, name string, d headDentry) {
 	h.dentries[k] = d
 }
 
-// setInode keeps r, which the current change writes; made if it is new.
-func (h *heads) setInode(branch int64, r *inodeRow, made bool) {
-	k := inodeKey{branch, r.Ino}
+// setInode keeps the inode that the current change w writes; made if it is new.
+func (h *heads) setInode(branch int64, w *inodeChange, made bool) {
+	k := inodeKey{branch, w.row.Ino}
 	old, had := h.inodes[k]
 	h.undo = append(h.undo, headChange{inode: k, oldInode: old, had: had})
-	h.inodes[k] = headInode{inodeRow: *r, found: true, whole: old.whole || made && r.IsDir()}
+	h.inodes[k] = headInode{inodeRow: w.row, found: true, whole: old.whole || made && w.row.IsDir(), last: w}
+	if old.last != nil && w.op == rowUpdate {
+		w.over = old.last.merged()
+	}
 }
 
 // dentryChange is a version of a dentry to be written.
@@ -193,19 +199,54 @@ func (c *dentryChange) Apply(tx *schema.Tx) error {
 	return deleteDentry(tx, c.parent, c.name, c.at)
 }
 
-// inodeChange is a version of an inode to be written.
+// inodeChange is a version of an inode to be written. While it waits, a later
+// one that overwrites the same version joins it: a directory is written once
+// for many entries, and a new file once with its content.
 type inodeChange struct {
-	op      rowOp
-	content bool // of an update: the content too
+	op   rowOp
+	over *inodeChange // an earlier one of the same version, which may still wait
+	into *inodeChange // what this one has joined
+
+	mu      sync.Mutex // guards what follows
+	content bool       // of an update: the content too
 	row     inodeRow
+	applied bool
 }
 
 // Apply implements schema.Change.
 func (c *inodeChange) Apply(tx *schema.Tx) error {
+	c.mu.Lock()
+	c.applied = true // the row does not change from here on
+	c.mu.Unlock()
 	if c.op == rowInsert {
 		return insertInode(tx, &c.row)
 	}
 	return updateInode(tx, &c.row, c.content)
+}
+
+// Join implements schema.Joiner.
+func (c *inodeChange) Join() bool {
+	if c.over == nil {
+		return false
+	}
+	into := c.over.merged()
+	c.over = nil
+	into.mu.Lock()
+	defer into.mu.Unlock()
+	if into.applied {
+		return false
+	}
+	into.row, into.content = c.row, into.content || c.content
+	c.into = into
+	return true
+}
+
+// merged returns the change that c has become part of, or c.
+func (c *inodeChange) merged() *inodeChange {
+	for c.into != nil {
+		c = c.into
+	}
+	return c
 }
 
 // writeDentry writes w and keeps what d is then.
@@ -221,11 +262,12 @@ func (c *change) writeDentry(w dentryChange, d headDentry) error {
 
 // writeInode writes r; made says that it is the first version.
 func (c *change) writeInode(op rowOp, r *inodeRow, content, made bool) error {
-	if err := c.tx.Later(&inodeChange{op: op, content: content, row: *r}); err != nil {
+	w := &inodeChange{op: op, content: content, row: *r}
+	if err := c.tx.Later(w); err != nil {
 		return err
 	}
 	if h := c.v.heads(c.tx); h != nil {
-		h.setInode(c.v.branch.ID, r, made)
+		h.setInode(c.v.branch.ID, w, made)
 	}
 	return nil
 }

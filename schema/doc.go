@@ -12,6 +12,14 @@
 // 50 µs and more, two thirds of a file operation's whole budget; a pool of
 // readers must renew its snapshots, and drop its pages, at every commit.
 //
+// What to write is often known before it is written. Such a Change is handed to
+// Tx.Later: it is made by another goroutine while the caller goes on, in order,
+// and before the next statement of anybody who looks. A Companion answers from
+// memory what the rows will say, so that one operation need not wait for the
+// rows of the one before. That halves what a caller waits for; the rejected
+// option, tables in memory that are flushed at a commit, would need a second
+// implementation of every query.
+//
 // # What is durable when
 //
 // When Write returns, its changes are seen by every Read of this process and
@@ -20,8 +28,8 @@
 // within Options.CommitInterval, always in order: what survives a crash is a
 // prefix of what was acknowledged. When less than 256 MiB are free on the disk
 // each Write commits before it returns, so that a full disk is that caller's
-// error. A commit that fails all the same is reported by the next Sync, and to
-// OnLost.
+// error. A commit, or a Change handed to Later, that fails all the same loses
+// what is not committed, which is reported by the next Sync, and to OnLost.
 //
 // # Processes
 //

@@ -18,6 +18,14 @@ type Change interface {
 	Apply(*Tx) error
 }
 
+// Joiner is a Change that can become part of an earlier one.
+type Joiner interface {
+	Change
+	// Join makes it part of one that still waits, and reports whether it did.
+	// It is called once, when its Write has succeeded.
+	Join() bool
+}
+
 // Companion keeps in memory what rows say, changes that still wait included. It
 // is called with the database locked and must not call it.
 type Companion interface {
@@ -50,11 +58,16 @@ type waiting struct {
 }
 
 // kickAt is how many changes make it worthwhile to wake another goroutine.
-const kickAt = 12
+const kickAt = 32
 
+// push adds changes, but for those that join others.
 func (w *waiting) push(cs []Change) {
 	w.mu.Lock()
-	w.list = append(w.list, cs...)
+	for _, c := range cs {
+		if j, ok := c.(Joiner); !ok || !j.Join() {
+			w.list = append(w.list, c)
+		}
+	}
 	n := len(w.list) - w.next
 	w.mu.Unlock()
 	if n >= kickAt {
