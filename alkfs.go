@@ -86,7 +86,7 @@ func (s *Store) open(ctx context.Context, o Options) error {
 	}
 	var key []byte
 	if !o.ReadOnly {
-		if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		if err := makeDir(s.dir); err != nil {
 			return fmt.Errorf("make store: %w", err)
 		}
 		var err error
@@ -148,20 +148,16 @@ func (s *Store) firstBucket() error {
 
 // withdrawLost takes back versions whose content a crash of the machine lost.
 func (s *Store) withdrawLost(ctx context.Context) error {
-	bad, err := s.blobs.VerifyUnsynced(ctx)
+	paths := map[Hash][]string{}
+	bad, err := s.blobs.VerifyUnsynced(ctx, func(tx *schema.Tx, h Hash) (err error) {
+		paths[h], err = s.tree.Withdraw(tx, h)
+		return err
+	})
+	for _, h := range bad {
+		s.log.Warn("content did not survive a crash; the version before it is back", "hash", h.String(), "paths", paths[h])
+	}
 	if err != nil {
 		return fmt.Errorf("check content after a crash: %w", err)
-	}
-	for _, h := range bad {
-		var paths []string
-		err := s.db.Write(func(tx *schema.Tx) (err error) {
-			paths, err = s.tree.Withdraw(tx, h)
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("withdraw %s: %w", h, err)
-		}
-		s.log.Warn("content did not survive a crash; the version before it is back", "hash", h.String(), "paths", paths)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package alkfs
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -110,13 +111,13 @@ func (s *Store) backup(ctx context.Context, dir string, o BackupOptions) (r Back
 			return r, err
 		}
 	}
-	if err := syncFS(dir); err != nil {
+	if err := blobstore.SyncTree(dir); err != nil {
 		return r, err
 	}
 	if err := os.Rename(filepath.Join(fresh, databaseFile), filepath.Join(dir, databaseFile)); err != nil {
 		return r, err
 	}
-	if err := syncFS(dir); err != nil {
+	if err := syncDir(dir); err != nil {
 		return r, err
 	}
 	if err := os.RemoveAll(fresh); err != nil {
@@ -135,7 +136,7 @@ func (s *Store) openBackup(dir string) (lock *os.File, err error) {
 	if rel, err := filepath.Rel(s.dir, dir); err == nil && filepath.IsLocal(rel) {
 		return nil, fmt.Errorf("it is inside the store: %w", syscall.EINVAL)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDir(dir); err != nil {
 		return nil, err
 	}
 	marker := filepath.Join(dir, backupMarker)
@@ -282,7 +283,7 @@ func restoreStore(ctx context.Context, backup, dir string, o BackupOptions) (r B
 	if err := os.RemoveAll(temp); err != nil {
 		return r, err
 	}
-	if err := os.MkdirAll(temp, 0o700); err != nil {
+	if err := makeDir(temp); err != nil {
 		return r, err
 	}
 	defer os.RemoveAll(temp)
@@ -299,13 +300,13 @@ func restoreStore(ctx context.Context, backup, dir string, o BackupOptions) (r B
 	if err := fillBackup(ctx, temp, temp, backup, o, &r); err != nil {
 		return r, err
 	}
-	if err := syncFS(temp); err != nil {
+	if err := blobstore.SyncTree(temp); err != nil {
 		return r, err
 	}
 	if err := os.Rename(temp, dir); err != nil {
 		return r, err
 	}
-	return r, syncFS(dir)
+	return r, syncDir(filepath.Dir(dir))
 }
 
 // checkDatabase brings the database in dir to the present format, and checks it.
@@ -317,36 +318,51 @@ func checkDatabase(ctx context.Context, dir string) error {
 	return errors.Join(db.QuickCheck(), db.Close())
 }
 
-// copyFile makes to a copy of from, by a temporary name.
+// copyFile makes to a copy of from, unless it is one. At any moment to is what
+// it was, or all of the copy, which is on the disk.
 func copyFile(from, to string) error {
 	src, err := os.Open(from)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
+	if same, err := sameContent(src, to); err != nil || same {
+		return err
+	}
 	dst, err := os.OpenFile(to+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(dst, src)
+	if _, err = io.Copy(dst, src); err == nil {
+		err = dst.Sync()
+	}
 	if e := dst.Close(); err == nil {
 		err = e
 	}
 	if err == nil {
 		err = os.Rename(to+".new", to)
 	}
+	if err != nil {
+		_ = os.Remove(to + ".new")
+	}
 	return err
 }
 
-// syncFS brings all of the file system of dir to the disk.
-func syncFS(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
+// sameContent reports whether the file at path, if there is one, is as long as
+// src and no longer than a key, and equal.
+func sameContent(src *os.File, path string) (bool, error) {
+	const most = 64 << 10
+	st, err := src.Stat()
+	if err != nil || st.Size() > most {
+		return false, err
 	}
-	defer d.Close()
-	if err := unix.Syncfs(int(d.Fd())); err != nil {
-		return fmt.Errorf("syncfs %s: %w", dir, err)
+	have, err := os.ReadFile(path)
+	if err != nil || int64(len(have)) != st.Size() {
+		return false, nil
 	}
-	return nil
+	want := make([]byte, st.Size())
+	if _, err := src.ReadAt(want, 0); err != nil {
+		return false, err
+	}
+	return bytes.Equal(have, want), nil
 }

@@ -115,7 +115,7 @@ func (s *Store) BackupFile(ctx context.Context, name string, o BackupOptions) (r
 		_ = os.Remove(f.Name())
 		return r, err
 	}
-	return r, syncFS(filepath.Dir(name))
+	return r, syncDir(filepath.Dir(name))
 }
 
 // writeBackup writes the backup directory dir as an archive.

@@ -25,11 +25,12 @@ func bootID() []byte {
 }
 
 // VerifyUnsynced does nothing when the machine has not been started anew since
-// it last ran. Otherwise it hashes every blob that was not known to be on the
-// disk, marks the good ones synced, moves the others to quarantine/ and returns
-// their hashes: their versions are to be withdrawn. Of several processes that
-// open the store one does it while the others wait.
-func (s *Store) VerifyUnsynced(ctx context.Context) (bad []Hash, err error) {
+// it last came to its end. Otherwise it hashes every blob that was not known to
+// be on the disk, marks the good ones synced, and moves the others to
+// quarantine/. For each of these it calls withdraw, which takes back the versions
+// that name it, in the transaction that forgets it; it returns them. Of several
+// processes that open the store one does it while the others wait.
+func (s *Store) VerifyUnsynced(ctx context.Context, withdraw func(*schema.Tx, Hash) error) (bad []Hash, err error) {
 	if s.db.ReadOnly() {
 		return nil, nil
 	}
@@ -47,7 +48,18 @@ func (s *Store) VerifyUnsynced(ctx context.Context) (bad []Hash, err error) {
 	if len(boot) > 0 && bytes.Equal(buf[:n], boot) {
 		return nil, nil
 	}
-	rows, err := s.unsyncedRows()
+	if bad, err = s.verifyAll(ctx, withdraw); err != nil {
+		return bad, err
+	}
+	if err := f.Truncate(0); err != nil {
+		return bad, err
+	}
+	_, err = f.WriteAt(boot, 0)
+	return bad, err
+}
+
+func (s *Store) verifyAll(ctx context.Context, withdraw func(*schema.Tx, Hash) error) (bad []Hash, err error) {
+	rows, err := s.unsyncedRows("")
 	if err != nil {
 		return nil, err
 	}
@@ -59,26 +71,41 @@ func (s *Store) VerifyUnsynced(ctx context.Context) (bad []Hash, err error) {
 		}
 		if ok {
 			good = append(good, u)
-		} else {
-			bad = append(bad, u.hash)
+			continue
 		}
+		if err := s.giveUp(u.hash, withdraw); err != nil {
+			return bad, fmt.Errorf("withdraw %s: %w", u.hash, err)
+		}
+		bad = append(bad, u.hash)
 	}
 	if err := s.markSynced(good); err != nil {
 		return bad, err
 	}
-	if err := s.db.Sync(); err != nil {
-		return bad, err
-	}
-	if err := f.Truncate(0); err != nil {
-		return bad, err
-	}
-	_, err = f.WriteAt(boot, 0)
-	return bad, err
+	return bad, s.db.Sync()
+}
+
+// giveUp withdraws content that is in quarantine, and drops its row unless
+// something else refers to it.
+func (s *Store) giveUp(h Hash, withdraw func(*schema.Tx, Hash) error) error {
+	return s.db.Write(func(tx *schema.Tx) error {
+		if err := withdraw(tx, h); err != nil {
+			return err
+		}
+		q := tx.Stmt("DELETE FROM blob WHERE hash = ? AND state = 1 AND " + unreferenced)
+		q.BindBytes(1, h[:])
+		q.BindInt64(2, now())
+		_, err := q.Step()
+		return err
+	})
 }
 
 // verifyUnsynced reports whether the file of a row is right and puts it on the
-// disk if so; otherwise it goes to quarantine.
+// disk if so; otherwise it goes to quarantine, if it is not there already
+// because the one who verified before did not come to the end.
 func (s *Store) verifyUnsynced(ctx context.Context, u unsynced) (bool, error) {
+	if u.quarantined {
+		return false, nil
+	}
 	f, err := os.Open(s.blobPath(u.hash))
 	if errors.Is(err, fs.ErrNotExist) {
 		s.log.Error("blob lost in the crash", "hash", u.hash.String())

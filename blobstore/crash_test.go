@@ -3,6 +3,7 @@ package blobstore
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -326,6 +327,29 @@ func powerCutStep(t *testing.T, s *Store, rnd *rand.Rand, i int64, contents map[
 	}
 }
 
+// The machine may crash again, or the process be killed, before what the first
+// crash took is withdrawn.
+func TestVerifyUnsyncedGoesOnWhereItStopped(t *testing.T) {
+	ctx := context.Background()
+	s := openTest(t, t.TempDir(), Options{SyncAfter: -1})
+	h := sealFile(t, s, noise(1, 50_000))
+	if err := os.Remove(s.blobPath(h)); err != nil {
+		t.Fatal(err)
+	}
+	stopped := errors.New("stopped")
+	if _, err := s.VerifyUnsynced(ctx, func(*schema.Tx, Hash) error { return stopped }); !errors.Is(err, stopped) {
+		t.Fatal(err)
+	}
+	var got Hash
+	bad, err := s.VerifyUnsynced(ctx, func(_ *schema.Tx, h Hash) error { got = h; return nil })
+	if err != nil || len(bad) != 1 || bad[0] != h || got != h {
+		t.Fatalf("%v, withdrawn %s, %v; want %s", bad, got, err, h)
+	}
+	if rep, err := s.Check(ctx, CheckOptions{Deep: true}); err != nil || rep.Blobs != 0 || len(rep.Quarantined) != 0 {
+		t.Fatalf("%+v, %v", rep, err)
+	}
+}
+
 func snapshotDB(t *testing.T, db *schema.DB, dir string) {
 	err := db.Snapshot(func(tx *schema.Tx) error {
 		if err := sqlitex.ExecuteTransient(tx.Conn(), "COMMIT", nil); err != nil {
@@ -344,7 +368,7 @@ func snapshotDB(t *testing.T, db *schema.DB, dir string) {
 
 func verifyAfterCut(t *testing.T, dir string, contents map[Hash][]byte, want map[Hash]bool) {
 	s := openTest(t, dir, Options{SyncAfter: -1})
-	bad, err := s.VerifyUnsynced(context.Background())
+	bad, err := s.VerifyUnsynced(context.Background(), func(*schema.Tx, Hash) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,7 +404,7 @@ func verifyAfterCut(t *testing.T, dir string, contents map[Hash][]byte, want map
 		sealFile(t, s, p)
 		wantBlob(t, s, p)
 	}
-	if again, err := s.VerifyUnsynced(context.Background()); err != nil || again != nil {
+	if again, err := s.VerifyUnsynced(context.Background(), func(*schema.Tx, Hash) error { return nil }); err != nil || again != nil {
 		t.Errorf("the second time: %v, %v", again, err)
 	}
 }

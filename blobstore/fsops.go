@@ -2,6 +2,8 @@ package blobstore
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -32,13 +34,37 @@ func (osFS) sync(f *os.File) error {
 	return os.NewSyscallError("fdatasync", ignoringEINTR(func() error { return unix.Fdatasync(int(f.Fd())) }))
 }
 
-func (osFS) syncAll(dir string) error {
+func (osFS) syncAll(dir string) error { return syncFS(dir) }
+
+// syncFS is syncfs(2). On a FUSE file system, which the kernel does not tell of
+// it, it fails with ENOTSUP.
+func syncFS(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(d.Fd()), &st); err != nil {
+		return os.NewSyscallError("fstatfs", err)
+	}
+	if st.Type == unix.FUSE_SUPER_MAGIC {
+		return fmt.Errorf("syncfs %s: %w", dir, syscall.ENOTSUP)
+	}
 	return os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd())))
+}
+
+// SyncTree returns when everything below dir is on the disk.
+func SyncTree(dir string) error {
+	if err := syncFS(dir); !errors.Is(err, syscall.ENOTSUP) {
+		return err
+	}
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() && !d.Type().IsRegular() {
+			return err
+		}
+		return osFS{}.syncDir(path) // a file as well
+	})
 }
 
 func (osFS) rename(from, to string) error { return os.Rename(from, to) }

@@ -63,7 +63,7 @@ func (s *Store) Contents() (blobs, bytes int64, err error) {
 // returns how many blobs that was. It goes on after an error and returns the
 // first.
 func (s *Store) SyncAll(ctx context.Context) (n int, first error) {
-	rows, err := s.unsyncedRows()
+	rows, err := s.unsyncedRows("AND state <> 1")
 	if err != nil {
 		return 0, err
 	}

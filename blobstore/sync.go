@@ -86,9 +86,10 @@ func (s *Store) Sync(ctx context.Context, h Hash) error {
 
 // unsynced is a row with synced 0 as it was before its file was synced.
 type unsynced struct {
-	hash    Hash
-	created int64
-	size    int64
+	hash        Hash
+	created     int64
+	size        int64
+	quarantined bool
 }
 
 // syncFiles syncs those of the hashes that have a row with synced 0.
@@ -101,7 +102,7 @@ func (s *Store) syncFiles(ctx context.Context, hashes []Hash) error {
 				return err
 			}
 			if found && !r.inline && !r.synced && r.state != stateQuarantined {
-				todo = append(todo, unsynced{h, r.created, r.size})
+				todo = append(todo, unsynced{hash: h, created: r.created, size: r.size})
 			}
 		}
 		return nil
@@ -290,7 +291,7 @@ func (s *Store) queueUnsynced() {
 	if booted, err := os.ReadFile(s.bootPath()); err != nil || !bytes.Equal(booted, bootID()) {
 		return
 	}
-	rows, err := s.unsyncedRows()
+	rows, err := s.unsyncedRows("AND state <> 1")
 	if err != nil {
 		s.log.Error("background sync", "error", err)
 		return
@@ -300,9 +301,9 @@ func (s *Store) queueUnsynced() {
 	}
 }
 
-func (s *Store) unsyncedRows() (rows []unsynced, err error) {
+func (s *Store) unsyncedRows(and string) (rows []unsynced, err error) {
 	err = s.db.Snapshot(func(tx *schema.Tx) error {
-		q := tx.Stmt("SELECT hash, created, size FROM blob WHERE synced = 0 AND state <> 1")
+		q := tx.Stmt("SELECT hash, created, size, state FROM blob WHERE synced = 0 " + and)
 		for {
 			more, err := q.Step()
 			if err != nil || !more {
@@ -310,7 +311,7 @@ func (s *Store) unsyncedRows() (rows []unsynced, err error) {
 			}
 			var u unsynced
 			q.ColumnBytes(0, u.hash[:])
-			u.created, u.size = q.ColumnInt64(1), q.ColumnInt64(2)
+			u.created, u.size, u.quarantined = q.ColumnInt64(1), q.ColumnInt64(2), q.ColumnInt64(3) == stateQuarantined
 			rows = append(rows, u)
 		}
 	})

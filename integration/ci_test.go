@@ -7,6 +7,8 @@ import "time"
 // How much the tests do in CI; nightly_test.go has the long variants.
 const (
 	nightly      = false
+	powerCuts    = 120 // states of the disk that are opened
+	powerSteps   = 40  // of each worker
 	killRounds   = 20
 	bigFile      = 256 << 20
 	manyBranches = 1_000

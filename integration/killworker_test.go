@@ -2,12 +2,17 @@ package integration_test
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -31,7 +36,13 @@ func init() {
 		if err != nil {
 			return err
 		}
-		return killWorker(args[0], args[1], seed)
+		steps := -1
+		if len(args) > 3 {
+			if steps, err = strconv.Atoi(args[3]); err != nil {
+				return err
+			}
+		}
+		return killWorker(args[0], args[1], seed, steps)
 	}
 }
 
@@ -46,11 +57,13 @@ type killFiles struct {
 	j       journal
 	rng     *rand.Rand
 	content map[string][]byte
+	loose   map[string]bool // names of which no fsync was answered since they changed
+	power   bool            // a power cut is to be survived, not only a kill
 }
 
-// killWorker changes files below dir until an operation fails, which it does
-// once the server of the mount is killed.
-func killWorker(dir, journalPath string, seed uint64) error {
+// killWorker changes files below dir, in so many steps, or until an operation
+// fails when steps is negative: then the server of the mount was killed.
+func killWorker(dir, journalPath string, seed uint64, steps int) error {
 	known, err := replay(journalPath)
 	if err != nil {
 		return err
@@ -60,7 +73,7 @@ func killWorker(dir, journalPath string, seed uint64) error {
 		return err
 	}
 	defer f.Close()
-	w := &killFiles{dir: dir, j: journal{f}, rng: rand.New(rand.NewPCG(seed, 1)), content: map[string][]byte{}}
+	w := &killFiles{dir: dir, j: journal{f}, rng: rand.New(rand.NewPCG(seed, 1)), content: map[string][]byte{}, loose: map[string]bool{}, power: steps >= 0}
 	for name := range known {
 		if b, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
 			w.content[name] = b
@@ -70,14 +83,18 @@ func killWorker(dir, journalPath string, seed uint64) error {
 		// What is there now was checked by the test: it is where we start.
 		w.j.ack(name, w.state(name))
 	}
-	steps := []func(string) error{w.replace, w.replace, w.overwrite, w.appendTo, w.remove, w.move, w.unsynced, w.truncate}
-	for {
+	do := []func(string) error{w.replace, w.replace, w.overwrite, w.appendTo, w.remove, w.move, w.unsynced, w.truncate}
+	for n := 0; n != steps; n++ {
 		name := fmt.Sprintf("f%d", w.rng.IntN(12))
-		if err := steps[w.rng.IntN(len(steps))](name); err != nil {
+		if err := do[w.rng.IntN(len(do))](name); err != nil {
+			if steps >= 0 {
+				return err
+			}
 			fmt.Fprintln(os.Stderr, "ended by:", err)
 			return nil
 		}
 	}
+	return nil
 }
 
 func (w *killFiles) path(name string) string { return filepath.Join(w.dir, name) }
@@ -138,10 +155,9 @@ func (w *killFiles) replace(name string) error {
 	tmp, b := name+".tmp", w.bytes()
 	w.j.begin(tmp, stateOf(nil, true)) // created, nothing published yet
 	w.set(tmp, b)
-	if err := writeSynced(w.path(tmp), os.O_CREATE|os.O_TRUNC, b, 0); err != nil {
+	if err := writeSynced(w.path(tmp), os.O_CREATE|os.O_TRUNC, b, 0, func() { w.ack(tmp) }); err != nil {
 		return err
 	}
-	w.ack(tmp)
 	w.set(name, b)
 	delete(w.content, tmp)
 	w.begin(tmp)
@@ -156,7 +172,9 @@ func (w *killFiles) replace(name string) error {
 	return nil
 }
 
-func writeSynced(path string, flags int, b []byte, off int64) error {
+// writeSynced writes to a file, and calls synced when an fsync was answered, with
+// the file still open.
+func writeSynced(path string, flags int, b []byte, off int64, synced func()) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|flags, 0o644)
 	if err != nil {
 		return err
@@ -165,7 +183,11 @@ func writeSynced(path string, flags int, b []byte, off int64) error {
 	if _, err := f.WriteAt(b, off); err != nil {
 		return err
 	}
-	return f.Sync()
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	synced()
+	return nil
 }
 
 // overwrite changes a part of a file in place, twice, with an fsync between.
@@ -209,11 +231,7 @@ func (w *killFiles) appendTo(name string) error {
 	b := append(append([]byte(nil), w.content[name]...), more...)
 	at := int64(len(w.content[name]))
 	w.set(name, b)
-	if err := writeSynced(w.path(name), os.O_CREATE, more, at); err != nil {
-		return err
-	}
-	w.ack(name)
-	return nil
+	return writeSynced(w.path(name), os.O_CREATE, more, at, func() { w.ack(name) })
 }
 
 func (w *killFiles) truncate(name string) error {
@@ -261,6 +279,12 @@ func (w *killFiles) move(name string) error {
 	if !ok {
 		return nil
 	}
+	if w.power && w.loose[name] { // the fsync of a directory is for names
+		if err := writeSynced(w.path(name), 0, nil, 0, func() {}); err != nil {
+			return err
+		}
+		delete(w.loose, name)
+	}
 	w.set(to, b)
 	delete(w.content, name)
 	w.begin(name)
@@ -278,6 +302,7 @@ func (w *killFiles) move(name string) error {
 // unsynced writes a file and closes it: it may or may not survive, whole.
 func (w *killFiles) unsynced(name string) error {
 	b := w.bytes()
+	w.loose[name] = true
 	w.j.begin(name, stateOf(nil, true)) // truncated at open, or just created
 	w.set(name, b)
 	f, err := os.Create(w.path(name))
@@ -293,19 +318,20 @@ func (w *killFiles) unsynced(name string) error {
 
 // replay returns the states each name may be in, the acknowledged one first.
 func replay(path string) (map[string][]string, error) {
-	allowed := map[string][]string{}
-	f, err := os.Open(path)
-	if os.IsNotExist(err) {
-		return allowed, nil
-	} else if err != nil {
+	text, err := os.ReadFile(path)
+	if err != nil && !os.IsNotExist(err) {
 		return nil, err
 	}
-	defer f.Close()
-	sc := bufio.NewScanner(f)
+	return replayText(text)
+}
+
+func replayText(text []byte) (map[string][]string, error) {
+	allowed := map[string][]string{}
+	sc := bufio.NewScanner(bytes.NewReader(text))
 	for sc.Scan() {
 		fields := strings.Fields(sc.Text())
 		if len(fields) != 3 {
-			return nil, fmt.Errorf("%s: line %q", path, sc.Text())
+			return nil, fmt.Errorf("line %q of a journal", sc.Text())
 		}
 		kind, name, state := fields[0], fields[1], fields[2]
 		if kind == "A" {
@@ -325,28 +351,35 @@ func verify(t testing.TB, dir, journalPath string) (files int) {
 	t.Helper()
 	allowed, err := replay(journalPath)
 	must(t, err)
-	entries, err := os.ReadDir(dir)
+	wrong, err := compare(os.DirFS(dir), ".", allowed)
 	must(t, err)
+	for _, text := range wrong {
+		t.Errorf("%s: %s", filepath.Base(dir), text)
+	}
+	return len(allowed)
+}
+
+// compare returns what in a directory is not as a journal allows.
+func compare(fsys fs.FS, dir string, allowed map[string][]string) (wrong []string, err error) {
+	entries, err := fs.ReadDir(fsys, dir)
+	if err != nil {
+		return nil, err
+	}
 	for _, e := range entries {
 		if _, ok := allowed[e.Name()]; !ok {
-			t.Errorf("%s: nobody made %s", dir, e.Name())
+			wrong = append(wrong, "nobody made "+e.Name())
 		}
 	}
 	for name, states := range allowed {
-		b, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil && !os.IsNotExist(err) {
-			t.Errorf("%s: %v", name, err)
+		b, err := fs.ReadFile(fsys, path.Join(dir, name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			wrong = append(wrong, fmt.Sprintf("%s: %v", name, err))
 			continue
 		}
-		got := stateOf(b, err == nil)
-		ok := false
-		for _, s := range states {
-			ok = ok || s == got
+		if got := stateOf(b, err == nil); !slices.Contains(states, got) {
+			wrong = append(wrong, fmt.Sprintf("%s is %s (%d bytes), its journal allows %v", name, got, len(b), states))
 		}
-		if !ok {
-			t.Errorf("%s/%s is %s (%d bytes), journal allows %v", filepath.Base(dir), name, got, len(b), states)
-		}
-		files++
 	}
-	return files
+	slices.Sort(wrong)
+	return wrong, nil
 }

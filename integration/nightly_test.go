@@ -6,6 +6,8 @@ import "time"
 
 const (
 	nightly      = true
+	powerCuts    = 3000 // states of the disk that are opened
+	powerSteps   = 200  // of each worker
 	killRounds   = 200
 	bigFile      = 4 << 30
 	manyBranches = 10_000
