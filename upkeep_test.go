@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -230,6 +232,149 @@ func TestScrubJobFindsDamage(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "quarantine", "*")); len(left) == 0 {
 		t.Error("nothing in quarantine/")
+	}
+}
+
+// countdown is a context that ends when it has been asked n times whether it has.
+type countdown struct {
+	context.Context
+	n atomic.Int64
+}
+
+func (c *countdown) Err() error {
+	if c.n.Add(-1) < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestScrubGoesOnWhereItWasStopped stops scrubs in the middle, in turns by two
+// openers of the store, and has every content hashed exactly once.
+func TestScrubGoesOnWhereItWasStopped(t *testing.T) {
+	defer func(least, step int64) { scrubLeast, scrubStep = least, step }(scrubLeast, scrubStep)
+	scrubLeast, scrubStep = 4*int64(len(content64K(0))), 1 // 4 of 9 at a time, and the place kept after each
+	dir := t.TempDir()
+	stores := []*Store{openStore(t, dir), openStore(t, dir)}
+	v := openView(t, stores[0], Spec{})
+	const blobs = 9
+	for i := range blobs {
+		writeFile(t, v, fmt.Sprint("f", i), content64K(i))
+	}
+	if err := stores[0].Sync(); err != nil {
+		t.Fatal(err)
+	}
+	place := func() (next int64) {
+		err := stores[0].db.Read(func(tx *schema.Tx) (err error) { next, err = notify.Cursor(tx, scrubCursor); return err })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return next
+	}
+	seen, stopped, full := 0, 0, 0
+	for round := 0; ; round++ {
+		s := stores[round%2]
+		w := &work{ctx: context.Context(t.Context())}
+		if round%2 == 0 {
+			stop := &countdown{Context: t.Context()}
+			stop.n.Store(12) // some blobs, not a share
+			w.ctx = stop
+		}
+		before := place()
+		text, err := s.scrub(w)
+		var n int
+		if _, e := fmt.Sscanf(text, "%d blobs", &n); e != nil {
+			t.Fatal(text, err)
+		}
+		if err := s.db.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		seen += n
+		switch {
+		case errors.Is(err, context.Canceled):
+			if stopped++; n == 0 || n == 4 || place() <= before {
+				t.Fatalf("stopped after %d blobs, at %d, before at %d", n, place(), before)
+			}
+		case err != nil:
+			t.Fatal(err)
+		case n == 4:
+			full++
+		}
+		if place() == 0 {
+			break
+		}
+	}
+	if seen != blobs || stopped == 0 || full == 0 {
+		t.Errorf("%d blobs hashed, want %d once; %d rounds stopped, %d with a full share", seen, blobs, stopped, full)
+	}
+}
+
+func TestUnpublishedWritesOfTheDeadExpire(t *testing.T) {
+	defer func(d time.Duration) { orphanExpiry = d }(orphanExpiry)
+	s := openStore(t, t.TempDir())
+	v := openView(t, s, Spec{})
+	live, err := v.Create("live")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer live.Close()
+	if _, err := live.Write(content64K(1)); err != nil {
+		t.Fatal(err)
+	}
+	left, err := v.Create("left")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := left.Write(content64K(2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := left.f.Preserve(); err != nil { // as of a process that is gone
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		after time.Duration
+		want  string
+		left  int
+	}{{orphanExpiry, "0 sessions", 1}, {0, "1 sessions", 0}} {
+		orphanExpiry = c.after
+		if r, err := s.RunJob(t.Context(), "sessions"); err != nil || r.Result != c.want {
+			t.Fatalf("after %v: %+v, %v", c.after, r, err)
+		}
+		list, err := s.OpenSessions()
+		orphans := slices.DeleteFunc(list, func(i SessionInfo) bool { return i.Alive })
+		if err != nil || len(orphans) != c.left {
+			t.Fatalf("after %v: %+v, %v", c.after, orphans, err)
+		}
+	}
+	if err := live.Close(); err != nil {
+		t.Fatal("what is being written was dropped:", err)
+	}
+	wantFile(t, s, Spec{Path: "live"}, content64K(1))
+}
+
+// TestJobOfTheDeadIsDoneByAnother claims a job and never settles it.
+func TestJobOfTheDeadIsDoneByAnother(t *testing.T) {
+	defer func(q notify.Queue) { queue = q }(queue)
+	queue.Backoff = time.Millisecond
+	dir := t.TempDir()
+	a, b := openStore(t, dir), openStore(t, dir)
+	missed(t, a)
+	dead := upkeep{s: a, times: upkeepTimes{lease: 30 * time.Millisecond}, holder: "dead"}
+	run, err := dead.claim()
+	if err != nil || run == nil {
+		t.Fatal(run, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- b.upkeep(ctx, quick) }()
+	await(t, b, func(runs []JobRun) bool {
+		return slices.ContainsFunc(runs, func(r JobRun) bool { return r.ID == run.claim.ID && r.State == JobDone && r.Attempts == 2 })
+	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if err := run.renew(); !errors.Is(err, notify.ErrLockLost) && !errors.Is(err, notify.ErrClaimLost) {
+		t.Error("the dead one goes on:", err)
 	}
 }
 

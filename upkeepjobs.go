@@ -13,12 +13,17 @@ import (
 )
 
 const (
-	gentleBatch  = 200                 // rows in one transaction of a gentle job
-	scrubDays    = 7                   // nights in which all content is hashed once
-	scrubLeast   = 1 << 30             // bytes a night at least
-	orphanExpiry = 30 * 24 * time.Hour // age of a session left by a dead process
-	diskWarning  = 90                  // percent
-	scrubCursor  = "upkeep/scrub"
+	gentleBatch = 200 // rows in one transaction of a gentle job
+	scrubDays   = 7   // nights in which all content is hashed once
+	diskWarning = 90  // percent
+	scrubCursor = "upkeep/scrub"
+)
+
+// Variables for tests.
+var (
+	scrubLeast   int64 = 1 << 30             // bytes a night at least
+	scrubStep    int64 = 256 << 20           // bytes after which the place is kept
+	orphanExpiry       = 30 * 24 * time.Hour // age of a session left by a dead process
 )
 
 // job is a kind of background work.
@@ -160,11 +165,13 @@ func (s *Store) expireSessions(w *work) (string, error) {
 	return fmt.Sprintf("%d sessions", dropped), err
 }
 
-// scrub hashes the next share of the content and goes on there the next time.
+// scrub hashes the next share of the content and goes on there the next time. It
+// keeps its place as it goes, so that a machine that is never on for long gets
+// around, too.
 func (s *Store) scrub(w *work) (string, error) {
-	var after int64
+	var next int64
 	err := s.db.Read(func(tx *schema.Tx) (err error) {
-		after, err = notify.Cursor(tx, scrubCursor)
+		next, err = notify.Cursor(tx, scrubCursor)
 		return err
 	})
 	if err != nil {
@@ -174,11 +181,18 @@ func (s *Store) scrub(w *work) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	next, r, err := s.blobs.Scrub(w.ctx, blobstore.ScrubOptions{
-		After: after, Bytes: max(total/scrubDays, scrubLeast), Pause: func(int64) { w.rest() },
-	})
-	if e := s.db.Write(func(tx *schema.Tx) error { return notify.SetCursor(tx, scrubCursor, next) }); err == nil {
-		err = e
+	share := max(total/scrubDays, scrubLeast)
+	var r blobstore.CheckReport
+	for again := true; again; again = err == nil && next != 0 && r.Bytes < share {
+		var step blobstore.CheckReport
+		next, step, err = s.blobs.Scrub(w.ctx, blobstore.ScrubOptions{
+			After: next, Bytes: min(scrubStep, share-r.Bytes), Pause: func(int64) { w.rest() },
+		})
+		r.Blobs, r.Bytes = r.Blobs+step.Blobs, r.Bytes+step.Bytes
+		r.Missing, r.Damaged = append(r.Missing, step.Missing...), append(r.Damaged, step.Damaged...)
+		if e := s.db.Write(func(tx *schema.Tx) error { return notify.SetCursor(tx, scrubCursor, next) }); err == nil {
+			err = e
+		}
 	}
 	if n := len(r.Missing) + len(r.Damaged); n > 0 {
 		s.log.Error("content is damaged or missing: see `alkfs fsck`", "damaged", r.Damaged, "missing", r.Missing)

@@ -158,6 +158,9 @@ func within(path, under string) bool {
 	return path == under || len(path) > len(under) && path[:len(under)] == under && path[len(under)] == '/'
 }
 
+// branchesKnown bounds the branches whose names a watcher remembers.
+const branchesKnown = 256
+
 type watcher struct {
 	store    *Store
 	branch   int64 // 0: all
@@ -194,6 +197,9 @@ func (w *watcher) event(e notify.Event) (Event, error) {
 			return err
 		}
 		head := w.branches[e.Branch]
+		if len(w.branches) >= branchesKnown {
+			clear(w.branches) // of a store that forks and drops all day
+		}
 		if head == nil || e.Op == notify.OpBranch {
 			v, err := w.store.tree.View(tx, e.Branch, 0)
 			if err != nil {

@@ -36,6 +36,7 @@ func (s *Store) Scrub(ctx context.Context, o ScrubOptions) (next int64, rep Chec
 				return next, c.rep, err
 			}
 			if err := c.check(ctx, r); err != nil {
+				c.rep.Blobs, c.rep.Bytes = c.rep.Blobs-1, c.rep.Bytes-r.size // not seen whole
 				return next, c.rep, err
 			}
 			next = r.id

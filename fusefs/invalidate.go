@@ -195,6 +195,9 @@ func (fs *fileSystem) volumesChanged(e *notify.Event) {
 			names = append(names, name)
 		}
 	}
+	if e.Op == notify.OpBranch {
+		fs.dropVolume(e.Ref)
+	}
 	for _, dir := range fs.nodes.all() {
 		if dir.vol != nil {
 			continue
@@ -205,6 +208,21 @@ func (fs *fileSystem) volumesChanged(e *notify.Event) {
 				fs.told(fs.server.EntryNotify(dir.id, name))
 			}
 		}
+	}
+}
+
+// dropVolume forgets a branch that was removed. What is open there goes on.
+func (fs *fileSystem) dropVolume(branch int64) {
+	gone := false
+	err := fs.db.Read(func(tx *schema.Tx) error {
+		b, err := fs.tree.BranchByID(tx, branch)
+		gone = pathtree.Errno(err) == syscall.ENOENT || err == nil && b.Deleted != 0
+		return nil
+	})
+	if err == nil && gone {
+		fs.vols.Lock()
+		delete(fs.vols.open, branch)
+		fs.vols.Unlock()
 	}
 }
 

@@ -196,3 +196,24 @@ func TestReadOnly(t *testing.T) {
 		t.Errorf("mkdir in a read-only store: %v", err)
 	}
 }
+
+// The background job that watches the disk warns from 90 % on.
+func TestNearlyFullDiskIsWarnedOf(t *testing.T) {
+	disk, _ := smallDisk(t, 64)
+	s := storeAt(t, filepath.Join(disk, "store"))
+	run := func() result {
+		t.Helper()
+		r := s.try(t, "jobs", "run", "disk")
+		if r.code != 0 {
+			t.Fatal(r.err)
+		}
+		return r
+	}
+	if r := run(); strings.Contains(r.err, "nearly full") {
+		t.Errorf("half empty: %s", r.err)
+	}
+	fill(t, disk, 4<<20)
+	if r := run(); !strings.Contains(r.err, "the disk under the store is nearly full") || !strings.Contains(r.err, "make room") || !strings.Contains(r.out, "% full") {
+		t.Errorf("nearly full: %s%s", r.err, r.out)
+	}
+}
