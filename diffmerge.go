@@ -2,6 +2,7 @@ package alkfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -135,19 +136,22 @@ func (s *Store) Merge(src, dst Spec, o MergeOptions) (r MergeResult, err error) 
 		return r, err
 	}
 	po := pathtree.MergeOptions{Strategy: o.Strategy, DryRun: o.DryRun, Message: o.Message}
+	large := sealedText{s: s}
 	if o.Lines {
-		po.Text = &pathtree.TextMerge{Read: s.readContent, Store: s.storeContent}
+		po.Text = &pathtree.TextMerge{Read: s.blobs.Content, Store: large.add}
 	}
-	err = s.write(func(tx *schema.Tx) (err error) {
-		if !o.DryRun {
-			if err := s.mayByID(tx, to.v.Branch().ID, access.Write); err != nil {
+	err = large.prepare(func() error {
+		return s.write(func(tx *schema.Tx) (err error) {
+			if !o.DryRun {
+				if err := s.mayByID(tx, to.v.Branch().ID, access.Write); err != nil {
+					return err
+				}
+			}
+			if r, err = s.tree.Merge(tx, from.v, to.v, po); err != nil || o.DryRun {
 				return err
 			}
-		}
-		if r, err = s.tree.Merge(tx, from.v, to.v, po); err != nil || o.DryRun {
-			return err
-		}
-		return s.mayApply(tx, to, r.Applied)
+			return s.mayApply(tx, to, r.Applied)
+		})
 	})
 	if err == nil && !o.DryRun {
 		s.refresh(to, r.Applied)
@@ -155,25 +159,55 @@ func (s *Store) Merge(src, dst Spec, o MergeOptions) (r MergeResult, err error) 
 	return r, err
 }
 
-// readContent returns whole content inside a transaction.
-func (s *Store) readContent(tx *schema.Tx, h blobstore.Hash, size int64) ([]byte, error) {
-	blob, err := s.blobs.OpenTx(tx, h, size)
-	if err != nil {
-		return nil, err
-	}
-	defer blob.Close()
-	p := make([]byte, size)
-	_, err = io.ReadFull(io.NewSectionReader(blob, 0, size), p)
-	return p, err
+// sealedText is the large texts that a merge makes. A blob file is sealed, and
+// content that is on another node fetched, outside of any transaction: where the
+// merge meets one it stops, and is done again when that is ready.
+type sealedText struct {
+	s     *Store
+	ready map[blobstore.Hash]bool
 }
 
-// storeContent stores p inside a transaction.
-func (s *Store) storeContent(tx *schema.Tx, p []byte) (blobstore.Hash, error) {
-	c, err := s.contentOf(context.Background(), p)
-	if err != nil {
-		return blobstore.Hash{}, err
+// unsealed is the error of a merge that needs p as a blob file first.
+type unsealed struct{ p []byte }
+
+func (*unsealed) Error() string { return "merged text is not in the store yet" }
+
+// add stores p inside a transaction.
+func (t *sealedText) add(tx *schema.Tx, p []byte) (blobstore.Hash, error) {
+	if len(p) <= blobstore.InlineMax {
+		return t.s.blobs.PutInline(tx, p)
 	}
-	return c.add(tx, s.blobs)
+	h := blobstore.Sum(p)
+	if !t.ready[h] {
+		return h, &unsealed{p}
+	}
+	return h, t.s.blobs.AddFile(tx, h, int64(len(p)))
+}
+
+// prepare runs a transaction until it has what it needs.
+func (t *sealedText) prepare(transact func() error) error {
+	for {
+		err := transact()
+		var absent *blobstore.NotHereError
+		var text *unsealed
+		switch {
+		case errors.As(err, &absent):
+			err = t.s.blobs.Fetch(context.Background(), absent.Hash, absent.Size, blobstore.Reading)
+		case errors.As(err, &text):
+			var c content
+			if c, err = t.s.contentOf(context.Background(), text.p); err == nil {
+				if t.ready == nil {
+					t.ready = make(map[blobstore.Hash]bool)
+				}
+				t.ready[c.hash] = true
+			}
+		default:
+			return err
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // mayApply fails when changes gave new content to a file that somebody is writing,

@@ -147,7 +147,7 @@ func (e *export) content(in pathtree.Inode, name string) error {
 		if err := e.ctx.Err(); err != nil {
 			return err
 		}
-		n, err := blob.ReadAt(buf[:min(int64(len(buf)), in.Size-off)], off)
+		n, err := blob.ReadAtContext(e.ctx, buf[:min(int64(len(buf)), in.Size-off)], off)
 		if n == 0 {
 			return pathError("export", name, errors.Join(err, io.ErrUnexpectedEOF))
 		}

@@ -277,7 +277,7 @@ func copyBlob(ctx context.Context, f *os.File, blob *blobstore.Blob, it getItem,
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := blob.ReadAt(buf[:min(int64(len(buf)), size-off)], off)
+		n, err := blob.ReadAtContext(ctx, buf[:min(int64(len(buf)), size-off)], off)
 		if n == 0 {
 			if err == nil || errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF

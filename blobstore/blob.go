@@ -22,7 +22,8 @@ type Blob struct {
 	hash   Hash
 	size   int64
 	inline []byte
-	file   *blobFile // nil when inline
+	file   *blobFile // nil when inline or partial
+	part   *partialBlob
 }
 
 // Open returns a handle on h, whose content is size bytes. Closing it is the
@@ -59,6 +60,9 @@ func (s *Store) OpenTx(tx *schema.Tx, h Hash, size int64) (*Blob, error) {
 	}
 	if size <= InlineMax {
 		p, inline, err := s.Inline(tx, h)
+		if errors.Is(err, ErrMissing) || errors.Is(err, ErrDamaged) && s.sourceNow() != nil {
+			return s.openAbsent(tx, h, size)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -73,7 +77,20 @@ func (s *Store) OpenTx(tx *schema.Tx, h Hash, size int64) (*Blob, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return b, err
 	}
-	if r, found, err := lookup(tx, h); err == nil && found && r.state == stateQuarantined {
+	return s.openAbsent(tx, h, size)
+}
+
+// openAbsent returns a handle on content whose bytes are to be brought from
+// elsewhere: where it is known to be there, and wherever there is a Source, in
+// place of bytes that should be here.
+func (s *Store) openAbsent(tx *schema.Tx, h Hash, size int64) (*Blob, error) {
+	r, found, err := lookup(tx, h)
+	switch {
+	case err != nil:
+		return nil, err
+	case found && r.state == stateAbsent, s.sourceNow() != nil:
+		return newPartialBlob(s.partial(h, size)), nil
+	case found && r.state == stateQuarantined:
 		return nil, damaged(h, "it is in quarantine")
 	}
 	return nil, missing(h)
@@ -174,18 +191,47 @@ func (b *Blob) Hash() Hash { return b.hash }
 // Size returns the size of the content in bytes.
 func (b *Blob) Size() int64 { return b.size }
 
-// File returns the blob's file, or nil when it is inline. It is for
+// File returns the blob's file, or nil when it is inline or not here as a whole.
+// It is for
 // copy_file_range and SEEK_HOLE, and never to be written.
 func (b *Blob) File() *os.File {
 	if b.file == nil {
+		if b.part != nil {
+			return b.part.file()
+		}
 		return nil
 	}
 	return b.file.f
 }
 
 // ReadAt is io.ReaderAt. Bytes that do not match the hash are not returned:
-// the error is ErrDamaged, and p holds nothing of use from n on.
+// the error is ErrDamaged, and p holds nothing of use from n on. Bytes that are
+// elsewhere are brought first; ErrNotHere says that this could not be done.
 func (b *Blob) ReadAt(p []byte, off int64) (n int, err error) {
+	return b.readAt(context.Background(), p, off)
+}
+
+// ReadAtContext is ReadAt that stops waiting for bytes from elsewhere when ctx
+// ends.
+func (b *Blob) ReadAtContext(ctx context.Context, p []byte, off int64) (n int, err error) {
+	return b.readAt(ctx, p, off)
+}
+
+// ReadHere is ReadAt that never waits for bytes from elsewhere: the error is a
+// *NotHereError when they have to be brought first, by Fetch.
+func (b *Blob) ReadHere(p []byte, off int64) (n int, err error) { return b.readAt(nil, p, off) }
+
+// Fetch brings the bytes [off, off+n), as far as the content has them, for
+// somebody who waits for them.
+func (b *Blob) Fetch(ctx context.Context, off, n int64) error {
+	if b.part == nil || n <= 0 {
+		return nil
+	}
+	return b.part.p.fetch(ctx, GroupsOf(off, n), Reading)
+}
+
+// readAt is ReadAt; with a nil ctx it does not wait.
+func (b *Blob) readAt(ctx context.Context, p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, syscall.EINVAL
 	}
@@ -197,7 +243,13 @@ func (b *Blob) ReadAt(p []byte, off int64) (n int, err error) {
 		p = p[:b.size-off]
 	}
 	if b.file == nil {
-		n = copy(p, b.inline[off:])
+		if b.part == nil {
+			n = copy(p, b.inline[off:])
+		} else if err = b.part.readAt(ctx, p, off); err != nil {
+			return 0, err
+		} else {
+			n = len(p)
+		}
 	} else if n, err = b.file.readAt(p, off); err != nil {
 		return n, err
 	}
@@ -210,10 +262,19 @@ func (b *Blob) ReadAt(p []byte, off int64) (n int, err error) {
 // Verified reports whether all of the content has been found to match since
 // the blob came into the cache: then bytes read through File match as well, as
 // far as the kernel's cache and the disk can be trusted from then on.
-func (b *Blob) Verified() bool { return b.file == nil || b.file.verified(0, b.size) }
+func (b *Blob) Verified() bool {
+	if b.part != nil {
+		f := b.part.p.whole.Load()
+		return f != nil && f.verified(0, b.size)
+	}
+	return b.file == nil || b.file.verified(0, b.size)
+}
 
-// Verify reads what is not verified yet.
+// Verify reads what is not verified yet, and brings what is not here.
 func (b *Blob) Verify(ctx context.Context) error {
+	if b.part != nil {
+		return b.part.verifyAll(ctx)
+	}
 	if b.file == nil {
 		return nil
 	}
@@ -239,6 +300,10 @@ func (b *Blob) Close() error {
 	if f := b.file; f != nil {
 		b.file = nil
 		f.s.release(f)
+	}
+	if b.part != nil {
+		b.part.close()
+		b.part = nil
 	}
 	return nil
 }

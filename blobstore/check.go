@@ -25,6 +25,8 @@ type CheckReport struct {
 	Quarantined  []Hash // found damaged earlier, and still not replaced
 	Rebuilt      []Hash // blobs whose outboard was made anew
 	Strays       int64  // files without a row; GC removes them
+	Absent       int64  // contents whose bytes are elsewhere
+	AbsentBytes  int64
 }
 
 type checkedRow struct {
@@ -49,7 +51,8 @@ type checker struct {
 func (s *Store) Check(ctx context.Context, o CheckOptions) (CheckReport, error) {
 	c := &checker{s: s, o: o}
 	err := s.db.Snapshot(func(tx *schema.Tx) error {
-		q := tx.Stmt("SELECT count(*), coalesce(sum(size), 0) FROM blob")
+		q := tx.Stmt("SELECT count(*), coalesce(sum(size), 0) FROM blob WHERE state <> ?")
+		q.BindInt64(1, stateAbsent)
 		if _, err := q.Step(); err != nil {
 			return err
 		}
@@ -114,6 +117,11 @@ func (c *checker) progress(n int64) {
 }
 
 func (c *checker) check(ctx context.Context, r checkedRow) error {
+	if r.state == stateAbsent {
+		c.rep.Absent++
+		c.rep.AbsentBytes += r.size
+		return nil
+	}
 	c.rep.Blobs++
 	c.rep.Bytes += r.size
 	if !c.o.Deep {
@@ -145,7 +153,7 @@ func (c *checker) bad(r checkedRow, gone bool) error {
 	var still bool
 	err := c.s.db.Read(func(tx *schema.Tx) error {
 		now, found, err := lookup(tx, r.hash)
-		still = found && now.created == r.created && now.state != stateQuarantined
+		still = found && now.created == r.created && now.state != stateQuarantined && now.state != stateAbsent
 		return err
 	})
 	if err != nil || !still {

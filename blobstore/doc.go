@@ -41,10 +41,27 @@
 // file belongs to the process that holds an flock on it, or else to the
 // write session that names it.
 //
+// # Content that is elsewhere
+//
+// Versions of other nodes name content before its bytes are here: Expect notes
+// it in a row of state 3 (absent), Evict makes one again of content that others
+// have. Opening it gives a handle like any other, and a read brings the groups
+// it needs, and read-ahead for a sequential reader, through the Source: each
+// group is checked against the hash with its parents before it is written. Until
+// all are there they are three files in partial/ (partialfile.go), which outlive
+// the process and are shared by all processes; then they become the blob, or a
+// row, as content that was written here does. What a bitmap says after kill -9
+// is true; after a crash of the machine it is hashed before it is believed. No
+// read waits for ever, nor inside a transaction (Content).
+//
+// The last copy: Evict, and GC for what Guard keeps, ask other members first;
+// Hold answers them, and is what keeps two nodes from both dropping theirs.
+//
 // # Concurrency and errors
 //
 // Store and Blob are safe for concurrent use, and Staging is but for Seal and
 // Discard, which end it. Errors carry a syscall.Errno: ENOSPC where the disk is
-// full, EIO with ErrMissing and ErrDamaged. A blob.state of 1 means quarantined,
-// 2 found damaged by a read and to be looked at by Check.
+// full, EIO with ErrMissing and ErrDamaged, EHOSTUNREACH with ErrNotHere. A
+// blob.state of 1 means quarantined, 2 found damaged by a read and to be looked
+// at by Check, 3 that the bytes are elsewhere.
 package blobstore

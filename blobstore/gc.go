@@ -18,15 +18,20 @@ type GCOptions struct {
 	DryRun bool // report only
 	// Grace is how long a blob nobody refers to, or a stray file, is kept
 	// after it was made. Default 10 minutes; negative: none.
-	Grace    time.Duration
+	Grace time.Duration
+	// MayDrop is asked about content that only Guard keeps. Default: the method
+	// of that name of the Source, if it has one; else it stays.
+	MayDrop  MayDrop
 	Progress func(done, total int64) // blobs; may be nil
 }
 
 // GCReport says what GC removed, or would have. Bytes are of content.
 type GCReport struct {
-	Blobs, Bytes          int64 // blobs nobody refers to
-	Strays, StrayBytes    int64 // files without a row
-	Staging, StagingBytes int64 // files of dead owners
+	Blobs, Bytes           int64 // blobs nobody refers to
+	Strays, StrayBytes     int64 // files without a row
+	Staging, StagingBytes  int64 // files of dead owners
+	Partials, PartialBytes int64 // parts of content that nobody refers to, or that is here
+	Guarded                int64 // kept because no other member is known to have it
 }
 
 // gcBatch is the number of blobs removed in one transaction.
@@ -39,9 +44,10 @@ const unreferenced = `NOT EXISTS (SELECT 1 FROM inode WHERE inode.hash = blob.ha
 
 // condemned is a blob that nobody referred to when it was looked at.
 type condemned struct {
-	hash Hash
-	size int64
-	file bool
+	hash   Hash
+	size   int64
+	file   bool
+	absent bool // its bytes never were here, or have been evicted
 }
 
 // GC removes the blobs that no inode version, write session or lease names,
@@ -61,6 +67,11 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (rep GCReport, err error) {
 			return rep, err
 		}
 	}
+	if !o.DryRun {
+		if rep.Guarded, err = s.releaseGuards(ctx, s.mayDrop(o.MayDrop)); err != nil {
+			return rep, err
+		}
+	}
 	dead, err := s.mark(before)
 	if err != nil {
 		return rep, err
@@ -76,6 +87,9 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (rep GCReport, err error) {
 			}
 		}
 		for _, c := range batch {
+			if c.absent {
+				continue
+			}
 			rep.Blobs++
 			rep.Bytes += c.size
 		}
@@ -89,6 +103,9 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (rep GCReport, err error) {
 	if err := s.sweepStaging(ctx, o.DryRun, &rep); err != nil {
 		return rep, err
 	}
+	if err := s.sweepPartials(ctx, o.DryRun, before, &rep); err != nil {
+		return rep, err
+	}
 	if !o.DryRun {
 		err = s.dropExpired()
 	}
@@ -97,7 +114,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (rep GCReport, err error) {
 
 func (s *Store) mark(before int64) (dead []condemned, err error) {
 	err = s.db.Snapshot(func(tx *schema.Tx) error {
-		q := tx.Stmt("SELECT hash, size, data IS NULL FROM blob WHERE created < ? AND " + unreferenced)
+		q := tx.Stmt("SELECT hash, size, data IS NULL, state FROM blob WHERE created < ? AND " + unreferenced)
 		q.BindInt64(1, before)
 		q.BindInt64(2, now())
 		for {
@@ -105,7 +122,7 @@ func (s *Store) mark(before int64) (dead []condemned, err error) {
 			if err != nil || !more {
 				return err
 			}
-			c := condemned{size: q.ColumnInt64(1), file: q.ColumnInt64(2) != 0}
+			c := condemned{size: q.ColumnInt64(1), file: q.ColumnInt64(2) != 0, absent: q.ColumnInt64(3) == stateAbsent}
 			q.ColumnBytes(0, c.hash[:])
 			dead = append(dead, c)
 		}
@@ -119,7 +136,7 @@ func (s *Store) sweep(batch []condemned) (gone []condemned, err error) {
 	err = s.db.Write(func(tx *schema.Tx) error {
 		gone = gone[:0]
 		for _, c := range batch {
-			q := tx.Stmt("DELETE FROM blob WHERE hash = ? AND " + unreferenced + " RETURNING data IS NULL")
+			q := tx.Stmt("DELETE FROM blob WHERE hash = ? AND " + unreferenced + " RETURNING data IS NULL, state")
 			q.BindBytes(1, c.hash[:])
 			q.BindInt64(2, now())
 			deleted, err := q.Step()
@@ -127,7 +144,7 @@ func (s *Store) sweep(batch []condemned) (gone []condemned, err error) {
 				return err
 			}
 			if deleted {
-				c.file = q.ColumnInt64(0) != 0
+				c.file, c.absent = q.ColumnInt64(0) != 0, q.ColumnInt64(1) == stateAbsent
 				gone = append(gone, c)
 			}
 		}
@@ -138,7 +155,7 @@ func (s *Store) sweep(batch []condemned) (gone []condemned, err error) {
 	}
 	var files []Hash
 	for _, c := range gone {
-		if c.file {
+		if c.file && !c.absent {
 			files = append(files, c.hash)
 		}
 	}
@@ -159,10 +176,13 @@ func (s *Store) removeFiles(hashes []Hash) (removed []Hash, err error) {
 	var trash []string
 	err = s.db.Write(func(tx *schema.Tx) error {
 		for _, h := range hashes {
-			q := tx.Stmt(`SELECT EXISTS (SELECT 1 FROM blob WHERE hash = ?1 AND data IS NULL)
-				OR EXISTS (SELECT 1 FROM lease WHERE hash = ?1 AND expires > ?2)`)
+			q := tx.Stmt(`SELECT EXISTS (SELECT 1 FROM blob WHERE hash = ?1 AND data IS NULL AND state <> ?3)
+				OR EXISTS (SELECT 1 FROM lease WHERE hash = ?1 AND expires > ?2 AND owner <> ?4 AND owner <> ?5)`)
 			q.BindBytes(1, h[:])
 			q.BindInt64(2, now())
+			q.BindInt64(3, stateAbsent)
+			q.BindText(4, leavingOwner)
+			q.BindText(5, guardOwner)
 			if _, err := q.Step(); err != nil {
 				return err
 			}
@@ -254,7 +274,7 @@ func (s *Store) straysAmong(dir string, files []os.DirEntry, before int64) (stra
 		for _, h := range have {
 			if r, found, err := lookup(tx, h); err != nil {
 				return err
-			} else if !found || r.inline {
+			} else if !found || r.inline || r.state == stateAbsent {
 				strays = append(strays, condemned{hash: h, file: true})
 			}
 		}

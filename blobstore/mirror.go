@@ -50,7 +50,7 @@ func (s *Store) FillFrom(ctx context.Context, from string, o FillOptions) (rep F
 				return rep, err
 			}
 			switch {
-			case r.state == stateQuarantined:
+			case r.state == stateQuarantined, r.state == stateAbsent:
 			case !r.inline:
 				err = s.fill(ctx, from, r, o, &rep)
 			case o.Verify:

@@ -64,8 +64,8 @@ func lookup(tx *schema.Tx, h Hash) (r row, found bool, err error) {
 	return r, found, err
 }
 
-// Has reports whether the store has a good row for h. The zero Hash is always
-// there.
+// Has reports whether the store knows h and has no reason to doubt it; its bytes
+// may be elsewhere (see Here). The zero Hash is always there.
 func (s *Store) Has(tx *schema.Tx, h Hash) (bool, error) {
 	if h.IsZero() {
 		return true, nil
@@ -86,7 +86,7 @@ func (s *Store) Inline(tx *schema.Tx, h Hash) ([]byte, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	if !found {
+	if !found || q.ColumnInt64(1) == stateAbsent {
 		return nil, false, missing(h)
 	}
 	if q.ColumnInt64(1) == stateQuarantined {

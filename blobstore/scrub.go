@@ -47,10 +47,11 @@ func (s *Store) Scrub(ctx context.Context, o ScrubOptions) (next int64, rep Chec
 	}
 }
 
-// Contents returns how many blobs there are and how many bytes they hold.
+// Contents returns how many blobs are here and how many bytes they hold.
 func (s *Store) Contents() (blobs, bytes int64, err error) {
 	err = s.db.Snapshot(func(tx *schema.Tx) error {
-		q := tx.Stmt("SELECT count(*), coalesce(sum(size), 0) FROM blob")
+		q := tx.Stmt("SELECT count(*), coalesce(sum(size), 0) FROM blob WHERE state <> ?")
+		q.BindInt64(1, stateAbsent)
 		if _, err := q.Step(); err != nil {
 			return err
 		}

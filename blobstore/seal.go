@@ -89,7 +89,7 @@ func (st *Staging) adopt(ctx context.Context, h Hash, size int64, temp string) e
 	s.sealing(h) // before the lease, which an AddFile of the same content would drop
 	there, err := s.leaseSeal(h, size)
 	if err == nil && !there {
-		there, err = st.moveIn(h, size, temp)
+		there, err = s.moveIn(st.f, s.stagingPath(st.name), temp, h, size)
 	}
 	if err != nil {
 		s.unseal(h)
@@ -110,11 +110,18 @@ func (st *Staging) adopt(ctx context.Context, h Hash, size int64, temp string) e
 // cheaper than hashing it again when it is.
 const seenSize = 256 << 10
 
-// seen caches the file of h, all of which Seal has just hashed, as verified.
+// seen caches the file of h, all of which was just hashed, as verified.
 func (s *Store) seen(h Hash, size int64) {
+	if bf, err := s.openSeen(h, size); err == nil {
+		s.release(bf)
+	}
+}
+
+// openSeen opens the file of h as verified.
+func (s *Store) openSeen(h Hash, size int64) (*blobFile, error) {
 	f, err := os.Open(s.blobPath(h))
 	if err != nil {
-		return
+		return nil, err
 	}
 	bf := newBlobFile(s, h, size, f)
 	for i := range bf.spans {
@@ -126,7 +133,7 @@ func (s *Store) seen(h Hash, size int64) {
 	}
 	bf.refs = 1
 	s.mu.Unlock()
-	s.release(bf)
+	return bf, nil
 }
 
 // sealing notes that a row of h is to come.
@@ -187,10 +194,10 @@ func (s *Store) hasBytes(h Hash, size int64) (bool, error) {
 	return false, nil
 }
 
-// moveIn makes the blob of the file, or reports that a good one is there after
+// moveIn makes the file f, whose path is from, the blob h, and what is at temp,
+// unless that is "", its outboard; or it reports that a good one is there after
 // all.
-func (st *Staging) moveIn(h Hash, size int64, temp string) (there bool, err error) {
-	s := st.s
+func (s *Store) moveIn(f *os.File, from, temp string, h Hash, size int64) (there bool, err error) {
 	s.mu.Lock()
 	s.mu.sealed[h].fresh = true // said too early rather than too late
 	s.mu.Unlock()
@@ -199,7 +206,7 @@ func (st *Staging) moveIn(h Hash, size int64, temp string) (there bool, err erro
 			return false, err
 		}
 	}
-	from, to := s.stagingPath(st.name), s.blobPath(h)
+	to := s.blobPath(h)
 	err = s.intoBlobs(s.fs.adopt, from, to)
 	if err == nil || !errors.Is(err, os.ErrExist) {
 		return false, err
@@ -214,7 +221,7 @@ func (st *Staging) moveIn(h Hash, size int64, temp string) (there bool, err erro
 	if err != nil || there {
 		return there, err
 	}
-	if err := s.fs.sync(st.f); err != nil {
+	if err := s.fs.sync(f); err != nil {
 		return false, err
 	}
 	if err := s.fs.rename(from, to); err != nil {

@@ -26,6 +26,9 @@ type Options struct {
 	// SyncAfter is how long a new blob waits for the background fsync.
 	// Default 2 s; negative: no background fsync.
 	SyncAfter time.Duration
+	// FetchWait is how long a read of content that is elsewhere waits while
+	// nothing of it comes. Default 30 s.
+	FetchWait time.Duration
 }
 
 // Store is one process's access to the blobs of a store directory.
@@ -45,15 +48,18 @@ type Store struct {
 		idle     list.List          // of *blobFile without handles, latest first
 		sealed   map[Hash]*sealed   // by Seal, not yet in a row
 		suspects map[Hash]bool      // found damaged by reads of this process
+		partials map[partialKey]*Partial
 	}
+	source   atomic.Pointer[Source]
 	hashing  chan hashTask
 	newFiles syncQueue
 	suspect  chan Hash
 	shield   shield
-	counts   struct{ verified, hashed atomic.Int64 }
+	counts   struct{ verified, hashed, fetched atomic.Int64 }
 
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	background context.Context // of what goes on between calls
+	stop       context.CancelFunc
+	wg         sync.WaitGroup
 }
 
 // sealed is a content between Seal and AddFile.
@@ -66,6 +72,7 @@ const (
 	stateGood = iota
 	stateQuarantined
 	stateSuspect
+	stateAbsent // the bytes are elsewhere; see Expect
 )
 
 // Open opens the blobs in the store directory dir, making what is not there.
@@ -81,6 +88,9 @@ func open(ctx context.Context, dir string, db *schema.DB, o Options, ops fsOps) 
 	if o.SyncAfter == 0 {
 		o.SyncAfter = 2 * time.Second
 	}
+	if o.FetchWait <= 0 {
+		o.FetchWait = 30 * time.Second
+	}
 	s := &Store{
 		dir: dir, db: db, opts: o, log: o.Logger, fs: ops, owner: "seal-" + randomName(),
 		hashing: make(chan hashTask, 64), suspect: make(chan Hash, 16),
@@ -88,34 +98,34 @@ func open(ctx context.Context, dir string, db *schema.DB, o Options, ops fsOps) 
 	s.mu.files = make(map[Hash]*blobFile)
 	s.mu.sealed = make(map[Hash]*sealed)
 	s.mu.suspects = make(map[Hash]bool)
+	s.mu.partials = make(map[partialKey]*Partial)
+	s.background, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if db.ReadOnly() {
 		return s, nil
 	}
 	for _, name := range []string{"blobs", "staging", "quarantine"} {
 		if err := s.fs.mkdir(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrExist) {
+			s.stop()
 			return nil, fmt.Errorf("open blobs: %w", err)
 		}
 	}
 	if err := s.fs.syncDir(dir); err != nil {
+		s.stop()
 		return nil, fmt.Errorf("open blobs: %w", err)
 	}
-	bg, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s.stop = cancel
 	for range hashWorkers {
-		s.wg.Go(func() { s.hashLoop(bg) })
+		s.wg.Go(func() { s.hashLoop(s.background) })
 	}
-	s.wg.Go(func() { s.syncLoop(bg) })
-	s.wg.Go(func() { s.suspectLoop(bg) })
+	s.wg.Go(func() { s.syncLoop(s.background) })
+	s.wg.Go(func() { s.suspectLoop(s.background) })
 	return s, nil
 }
 
 // Close ends the background work, after a last sync of new blobs. Handles must
 // be closed before.
 func (s *Store) Close() error {
-	if s.stop != nil {
-		s.stop()
-		s.wg.Wait()
-	}
+	s.stop()
+	s.wg.Wait()
 	var err error
 	if !s.db.ReadOnly() && s.opts.SyncAfter > 0 {
 		err = s.flushNew(context.Background())

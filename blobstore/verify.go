@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -241,15 +240,8 @@ func (b *blobFile) load(i int64) (*span, error) {
 
 // readParents walks from the root to span i. mu must be held.
 func (b *blobFile) readParents(i int64) (*span, error) {
-	if b.out == nil {
-		f, err := os.Open(b.s.outboardPath(b.hash))
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, errOutboard
-		}
-		if err != nil {
-			return nil, err
-		}
-		b.out = f
+	if err := b.openOutboard(); err != nil {
+		return nil, err
 	}
 	n, at := b.groups(), i*spanGroups // groups below the node, and the span's place there
 	first, index := int64(0), int64(0)

@@ -1,7 +1,10 @@
 package fusefs
 
 import (
+	"context"
+	"errors"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -63,18 +66,39 @@ func (fs *fileSystem) file(fh uint64) (*handle, error) {
 }
 
 // Read implements READ.
-func (fs *fileSystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+func (fs *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	h, err := fs.file(in.Fh)
 	if err != nil {
 		return nil, status(err)
 	}
-	n, err := readFull(h.file, buf, int64(in.Offset))
-	if err != nil {
-		fs.log.Error("read", keyInode, h.file.Ino(), keyError, err) // the program hears EIO and no more
+	n, err := readFull(interrupt{cancel}, h.file, buf, int64(in.Offset))
+	switch {
+	case errors.Is(err, context.Canceled):
+		return nil, fuse.EINTR
+	case err != nil:
+		fs.log.Error("read", keyInode, h.file.Ino(), keyError, err) // the program hears its number and no more
 		return nil, status(err)
 	}
 	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
+
+// interrupt is the context of a request, which ends when the program that made
+// it gets a signal.
+type interrupt struct{ c <-chan struct{} }
+
+func (i interrupt) Done() <-chan struct{} { return i.c }
+
+func (i interrupt) Err() error {
+	select {
+	case <-i.c:
+		return context.Canceled
+	default:
+		return nil
+	}
+}
+
+func (interrupt) Deadline() (time.Time, bool) { return time.Time{}, false }
+func (interrupt) Value(any) any               { return nil }
 
 // Write implements WRITE.
 func (fs *fileSystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -204,9 +205,9 @@ func (fs *fileSystem) recorded(n *node) (pathtree.Inode, error) {
 }
 
 // readFull reads until p is full or the file ends.
-func readFull(f *writesession.File, p []byte, off int64) (n int, err error) {
+func readFull(ctx context.Context, f *writesession.File, p []byte, off int64) (n int, err error) {
 	for n < len(p) {
-		k, err := f.ReadAt(p[n:], off+int64(n))
+		k, err := f.ReadAtContext(ctx, p[n:], off+int64(n))
 		n += k
 		if errors.Is(err, io.EOF) || err == nil && k == 0 {
 			break

@@ -34,14 +34,14 @@ func (t *Tree) Moved() uint64 { return t.moved.Load() }
 type Stats struct {
 	Buckets, Branches, Snapshots int64
 	Inodes                       int64 // made so far by this node, about
-	Bytes                        int64 // of all blobs
+	Bytes                        int64 // of all blobs that are here
 }
 
 // Stats counts, in time that does not depend on the number of files but for
 // Bytes, which reads the table of blobs.
 func (t *Tree) Stats(tx *schema.Tx) (Stats, error) {
 	s := tx.Stmt(`SELECT (SELECT count(*) FROM bucket), (SELECT count(*) FROM branch WHERE deleted IS NULL),
-		(SELECT count(*) FROM snapshot), (SELECT ino FROM clock), (SELECT coalesce(sum(size), 0) FROM blob)`)
+		(SELECT count(*) FROM snapshot), (SELECT ino FROM clock), (SELECT coalesce(sum(size), 0) FROM blob WHERE state <> 3)`)
 	if _, err := s.Step(); err != nil {
 		return Stats{}, err
 	}

@@ -1,6 +1,7 @@
 package writesession
 
 import (
+	"context"
 	"errors"
 	"syscall"
 
@@ -188,12 +189,9 @@ func (f *File) fill(p []byte) error {
 		f.mu.RLock() // a reader may be opening the base
 		err := f.mu.content.readAt(p, 0)
 		f.mu.RUnlock()
-		if err == errBaseClosed {
-			if err = f.openBase(); err == nil {
-				continue
-			}
+		if !f.again(context.Background(), &err, 0, int64(len(p))) {
+			return err
 		}
-		return err
 	}
 }
 

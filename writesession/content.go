@@ -55,7 +55,8 @@ func (c *content) source(off int64) (fromBase bool, end int64) {
 	return !own, min(end, c.baseSize)
 }
 
-// readAt fills p with the bytes at off; all of them must be within size.
+// readAt fills p with the bytes at off; all of them must be within size. It
+// does not wait for bytes of the base that are on another node: see File.bring.
 func (c *content) readAt(p []byte, off int64) error {
 	if c.inMem {
 		copy(p, c.buf[off:])
@@ -73,27 +74,25 @@ func (c *content) readAt(p []byte, off int64) error {
 }
 
 func (c *content) readFrom(fromBase bool, p []byte, off int64) error {
-	var src io.ReaderAt
 	switch {
 	case fromBase && c.blob == nil:
 		return errBaseClosed
 	case fromBase:
-		src = c.blob
+		n, err := c.blob.ReadHere(p, off)
+		if n < len(p) && (err == nil || err == io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		if n == len(p) {
+			err = nil
+		}
+		return err
 	case c.staging == nil:
 		clear(p)
 		return nil
-	default:
-		src = c.staging
 	}
-	n, err := src.ReadAt(p, off)
+	n, err := c.staging.ReadAt(p, off)
 	if n == len(p) {
 		return nil
-	}
-	if fromBase {
-		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return err
 	}
 	if err != nil && err != io.EOF {
 		return err

@@ -141,12 +141,18 @@ func (f *File) ReadOnlyBlob() (*blobstore.Blob, bool) {
 // ReadAt is io.ReaderAt over what is published with this surface's changes
 // laid over it.
 func (f *File) ReadAt(p []byte, off int64) (int, error) {
+	return f.ReadAtContext(context.Background(), p, off)
+}
+
+// ReadAtContext is ReadAt that stops waiting for bytes from other nodes when ctx
+// ends.
+func (f *File) ReadAtContext(ctx context.Context, p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, f.fail("read", syscall.EINVAL)
 	}
 	for {
 		n, err := f.readAt(p, off)
-		if f.again(&err) {
+		if f.again(ctx, &err, off, int64(len(p))) {
 			continue
 		}
 		if err != nil && err != io.EOF {
@@ -173,12 +179,19 @@ func (f *File) readAt(p []byte, off int64) (int, error) {
 	return int(n), nil
 }
 
-// again reports whether a read that failed with *err is to be tried again: the
-// base was not open, or the staging file became a blob under it.
-func (f *File) again(err *error) bool {
+// again reports whether a read of [off, off+n) that failed with *err is to be
+// tried again: the base was not open, its bytes were elsewhere, or the staging
+// file became a blob under it.
+func (f *File) again(ctx context.Context, err *error, off, n int64) bool {
+	var absent *blobstore.NotHereError
 	switch {
+	case *err == nil || *err == io.EOF:
+		return false
 	case *err == errBaseClosed:
 		*err = f.openBase()
+		return *err == nil
+	case errors.As(*err, &absent):
+		*err = f.bring(ctx, off, n)
 		return *err == nil
 	case errors.Is(*err, os.ErrClosed):
 		runtime.Gosched()
@@ -208,6 +221,23 @@ func (f *File) openBase() error {
 	return b.Close() // the base changed, or another reader was first
 }
 
+// bring brings bytes of the base that are on other nodes, holding no lock that a
+// reader or an event has to wait for.
+func (f *File) bring(ctx context.Context, off, n int64) error {
+	f.mu.RLock()
+	h, size := f.mu.content.base, f.mu.content.baseSize
+	f.mu.RUnlock()
+	if h.IsZero() {
+		return nil // the base has gone: there is nothing to bring
+	}
+	b, err := f.s.blobs.Open(h, size)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	return b.Fetch(ctx, off, n)
+}
+
 // setContent replaces the content and returns nothing to clean up: the old
 // base is closed or, when it was given out, kept. mu must be held.
 func (f *File) setContent(c content) {
@@ -232,7 +262,7 @@ func (f *File) Seek(off int64, whence int) (int64, error) {
 	}
 	for {
 		n, err := f.seek(off, whence)
-		if f.again(&err) {
+		if f.again(context.Background(), &err, off, 0) {
 			continue
 		}
 		return n, f.fail("seek", err)

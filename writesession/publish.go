@@ -159,6 +159,9 @@ func (f *File) seal(ctx context.Context) (stored, error) {
 		return stored{}, err
 	}
 	for gap := range c.own.gaps(0, min(c.baseSize, c.size)) {
+		if err := c.blob.Fetch(ctx, gap.off, gap.len()); err != nil {
+			return stored{}, err
+		}
 		if err := c.staging.CopyFrom(c.blob, gap.off, gap.len()); err != nil {
 			return stored{}, err
 		}

@@ -265,7 +265,8 @@ func (a *app) printCheck(s *alkfs.Store, r alkfs.CheckReport) error {
 		if problems == nil {
 			problems = []string{}
 		}
-		fields := []any{"ok", r.OK(), "blobs", r.Blobs, "bytes", r.Bytes, "strays", r.Strays, "problems", problems}
+		fields := []any{"ok", r.OK(), "blobs", r.Blobs, "bytes", r.Bytes, "strays", r.Strays,
+			"absent", r.Absent, "absent_bytes", r.AbsentBytes, "problems", problems}
 		for _, l := range lists {
 			fields = append(fields, l.name, hashes(l.hashes))
 		}
@@ -291,6 +292,9 @@ func (a *app) printCheck(s *alkfs.Store, r alkfs.CheckReport) error {
 		verdict = fmt.Sprintf("%d problems", len(r.Problems)+len(r.Missing)+len(r.Damaged)+len(r.Quarantined))
 	}
 	a.printf("%s: %d blobs, %s\n", verdict, r.Blobs, bytesText(r.Bytes))
+	if r.Absent > 0 {
+		a.printf("%d contents, %s, are on other nodes only\n", r.Absent, bytesText(r.AbsentBytes))
+	}
 	return nil
 }
 
