@@ -192,8 +192,7 @@ func (b *Blob) Hash() Hash { return b.hash }
 func (b *Blob) Size() int64 { return b.size }
 
 // File returns the blob's file, or nil when it is inline or not here as a whole.
-// It is for
-// copy_file_range and SEEK_HOLE, and never to be written.
+// It is for copy_file_range and SEEK_HOLE, and never to be written.
 func (b *Blob) File() *os.File {
 	if b.file == nil {
 		if b.part != nil {
@@ -208,18 +207,20 @@ func (b *Blob) File() *os.File {
 // the error is ErrDamaged, and p holds nothing of use from n on. Bytes that are
 // elsewhere are brought first; ErrNotHere says that this could not be done.
 func (b *Blob) ReadAt(p []byte, off int64) (n int, err error) {
-	return b.readAt(context.Background(), p, off)
+	return b.readAt(context.Background(), p, off, true)
 }
 
 // ReadAtContext is ReadAt that stops waiting for bytes from elsewhere when ctx
 // ends.
 func (b *Blob) ReadAtContext(ctx context.Context, p []byte, off int64) (n int, err error) {
-	return b.readAt(ctx, p, off)
+	return b.readAt(ctx, p, off, true)
 }
 
 // ReadHere is ReadAt that never waits for bytes from elsewhere: the error is a
 // *NotHereError when they have to be brought first, by Fetch.
-func (b *Blob) ReadHere(p []byte, off int64) (n int, err error) { return b.readAt(nil, p, off) }
+func (b *Blob) ReadHere(p []byte, off int64) (n int, err error) {
+	return b.readAt(context.Background(), p, off, false)
+}
 
 // Fetch brings the bytes [off, off+n), as far as the content has them, for
 // somebody who waits for them.
@@ -230,8 +231,8 @@ func (b *Blob) Fetch(ctx context.Context, off, n int64) error {
 	return b.part.p.fetch(ctx, GroupsOf(off, n), Reading)
 }
 
-// readAt is ReadAt; with a nil ctx it does not wait.
-func (b *Blob) readAt(ctx context.Context, p []byte, off int64) (n int, err error) {
+// readAt is ReadAt that waits, or not, until ctx ends.
+func (b *Blob) readAt(ctx context.Context, p []byte, off int64, wait bool) (n int, err error) {
 	if off < 0 {
 		return 0, syscall.EINVAL
 	}
@@ -245,7 +246,7 @@ func (b *Blob) readAt(ctx context.Context, p []byte, off int64) (n int, err erro
 	if b.file == nil {
 		if b.part == nil {
 			n = copy(p, b.inline[off:])
-		} else if err = b.part.readAt(ctx, p, off); err != nil {
+		} else if err = b.part.readAt(ctx, p, off, wait); err != nil {
 			return 0, err
 		} else {
 			n = len(p)

@@ -51,8 +51,8 @@ func (b *partialBlob) file() *os.File {
 }
 
 // readAt fills q, which lies within the content, and brings what is missing,
-// unless ctx is nil.
-func (b *partialBlob) readAt(ctx context.Context, q []byte, off int64) error {
+// if it may wait.
+func (b *partialBlob) readAt(ctx context.Context, q []byte, off int64, wait bool) error {
 	if len(q) == 0 {
 		return nil
 	}
@@ -65,7 +65,7 @@ func (b *partialBlob) readAt(ctx context.Context, q []byte, off int64) error {
 		if !errors.Is(err, errAbsent) {
 			return err
 		}
-		if ctx == nil {
+		if !wait {
 			return &NotHereError{Hash: b.p.hash, Size: b.p.size}
 		}
 		if err := b.p.fetch(ctx, GroupsOf(off, int64(len(q))), Reading); err != nil {

@@ -53,10 +53,14 @@ func (sh *shield) close() {
 // file, ErrMissing when another has taken its place; others say that the
 // kernel or the user cannot do it. The caller closes the file.
 func (b *Blob) Shielded() (*os.File, error) {
-	if b.file == nil {
+	file := b.file
+	if file == nil && b.part != nil {
+		file = b.part.p.whole.Load()
+	}
+	if file == nil {
 		return nil, syscall.EOPNOTSUPP
 	}
-	s := b.file.s
+	s := file.s
 	dir, err := s.shield.open(filepath.Join(s.dir, "blobs"))
 	if err != nil {
 		return nil, err
@@ -71,7 +75,7 @@ func (b *Blob) Shielded() (*os.File, error) {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	var mine, opened unix.Stat_t
-	err = errors.Join(unix.Fstat(int(b.file.f.Fd()), &mine), unix.Fstat(fd, &opened))
+	err = errors.Join(unix.Fstat(int(file.f.Fd()), &mine), unix.Fstat(fd, &opened))
 	if err == nil && (mine.Dev != opened.Dev || mine.Ino != opened.Ino) {
 		err = missing(b.hash)
 	}
