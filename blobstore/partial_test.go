@@ -69,12 +69,9 @@ func (s *storeSource) bringAll(ctx context.Context, p *Partial, b *Blob, r Range
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		part, zero, err := copySlice(p, b, r)
+		part, err := s.copySlice(p, b, r)
 		if err != nil {
 			return err
-		}
-		if !zero {
-			s.groups.Add(part.Count)
 		}
 		r = Range{part.End(), r.End() - part.End()}
 	}
@@ -82,27 +79,28 @@ func (s *storeSource) bringAll(ctx context.Context, p *Partial, b *Blob, r Range
 }
 
 // copySlice brings the first slice of r.
-func copySlice(p *Partial, b *Blob, r Range) (got Range, zero bool, err error) {
+func (s *storeSource) copySlice(p *Partial, b *Blob, r Range) (got Range, err error) {
 	proof, got, zero, err := b.Proof(nil, r)
 	if err != nil {
-		return got, zero, err
+		return got, err
 	}
 	sl, err := p.Begin(got, proof)
 	if err != nil {
-		return got, zero, err
+		return got, err
 	}
 	defer sl.Close()
 	if zero != (sl.Len() == 0) {
-		return got, zero, fmt.Errorf("zero is %v, but %d bytes are to come", zero, sl.Len())
+		return got, fmt.Errorf("zero is %v, but %d bytes are to come", zero, sl.Len())
 	}
 	if zero {
-		return got, zero, nil
+		return got, nil
 	}
+	s.groups.Add(got.Count)
 	data := make([]byte, sl.Len())
 	if _, err := b.ReadAt(data, got.First*GroupSize); err != nil && err != io.EOF {
-		return got, zero, err
+		return got, err
 	}
-	return got, zero, sl.Put(data)
+	return got, sl.Put(data)
 }
 
 // expect notes p as content that is elsewhere.

@@ -82,7 +82,10 @@ func (b *partialBlob) ahead(off, n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	// The kernel sends the pieces of a large read at once, so their order varies.
-	sequential := off <= b.mu.next && b.mu.next < off+n+spanSize || off > b.mu.next && off <= b.mu.end
+	if near := off+n > b.mu.next-spanSize; near && off+n <= b.mu.next {
+		return // nothing new
+	}
+	sequential := off <= max(b.mu.next, b.mu.end) && off+n > b.mu.next
 	b.mu.next = off + n
 	switch {
 	case !sequential:
