@@ -80,6 +80,7 @@ type answerer interface {
 	fstat(obj any) (attrs, error)
 	fsetstat(obj any, a attrs) error
 	fsync(ctx context.Context, obj any) error
+	stat(path string, follow bool) (attrs, error)
 	setstat(path string, a attrs, follow bool) (rest, error)
 	mkdir(path string, a attrs) error
 	rename(from, to string, flags uint32) (rest, error)
@@ -170,6 +171,8 @@ func (f *filter) dispatch(r *request, d *decoder) (pass bool, err error) {
 		return false, f.readFile(r.id, d)
 	case fxpWrite:
 		return false, f.writeFile(r.id, d)
+	case fxpStat, fxpLstat:
+		return false, f.stat(r.id, d, r.kind == fxpStat)
 	case fxpFstat:
 		return false, f.fstat(r.id, d)
 	case fxpFsetstat:

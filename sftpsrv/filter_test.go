@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -107,6 +108,13 @@ func (p *fakePeer) left(obj any, off uint64) (int64, error) {
 		return 0, nil
 	}
 	return int64(len(p.data)) - int64(off), nil
+}
+
+func (p *fakePeer) stat(path string, _ bool) (attrs, error) {
+	if strings.HasSuffix(path, "/missing") {
+		return attrs{}, errNoFile
+	}
+	return p.fstat(nil)
 }
 
 func (p *fakePeer) fstat(any) (attrs, error) {

@@ -18,7 +18,6 @@ import (
 type handlers struct{ s *session }
 
 var (
-	_ sftp.LstatFileLister      = handlers{}
 	_ sftp.ReadlinkFileLister   = handlers{}
 	_ sftp.RealPathFileLister   = handlers{}
 	_ sftp.NameLookupFileLister = handlers{}
@@ -40,32 +39,22 @@ func (h handlers) Filecmd(r *sftp.Request) error {
 }
 
 func (h handlers) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
-	if r.Method == "List" {
-		d, err := h.s.openDir(r.Filepath)
-		if err != nil {
-			return nil, reply(err)
-		}
-		return d, nil
+	if r.Method != "List" {
+		return nil, errUnsupported
 	}
-	return h.statOne(r.Filepath, true)
-}
-
-func (h handlers) Lstat(r *sftp.Request) (sftp.ListerAt, error) { return h.statOne(r.Filepath, false) }
-
-func (h handlers) statOne(p string, follow bool) (sftp.ListerAt, error) {
-	st, err := h.s.stat(p, follow)
+	d, err := h.s.openDir(r.Filepath)
 	if err != nil {
 		return nil, reply(err)
 	}
-	return oneEntry{st}, nil
+	return d, nil
 }
 
 func (h handlers) Readlink(p string) (string, error) {
-	st, err := h.s.stat(p, false)
-	if err == nil && !st.in.IsSymlink() {
+	in, err := h.s.inode(p, false)
+	if err == nil && !in.IsSymlink() {
 		err = syscall.EINVAL
 	}
-	return st.in.Target, reply(err)
+	return in.Target, reply(err)
 }
 
 func (h handlers) RealPath(p string) (string, error) {

@@ -4,7 +4,6 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"path"
 	"syscall"
 	"time"
 
@@ -41,18 +40,13 @@ func attrsOf(in pathtree.Inode) attrs {
 	}
 }
 
-// oneEntry is the answer to a stat.
-type oneEntry struct{ e entry }
-
-func (o oneEntry) ListAt(to []fs.FileInfo, off int64) (int, error) {
-	if off > 0 || len(to) == 0 {
-		return 0, io.EOF
-	}
-	to[0] = o.e
-	return 1, io.EOF
+func (s *session) stat(p string, follow bool) (attrs, error) {
+	in, err := s.inode(p, follow)
+	return attrsOf(in), err
 }
 
-func (s *session) stat(p string, follow bool) (e entry, err error) {
+// inode returns what p names, as this session sees it.
+func (s *session) inode(p string, follow bool) (in pathtree.Inode, err error) {
 	var w place
 	err = s.look(func(tx *schema.Tx, r *access.Rights) error {
 		if w, err = s.find(tx, r, p, follow); err == nil && !w.exists {
@@ -60,13 +54,10 @@ func (s *session) stat(p string, follow bool) (e entry, err error) {
 		}
 		return err
 	})
-	if err != nil {
-		return e, err
-	}
-	if w.view != nil && w.in.IsRegular() {
+	if err == nil && w.view != nil && w.in.IsRegular() {
 		w.in = s.c.Sessions.Overlay(w.view, w.in)
 	}
-	return entry{path.Base(p), w.in}, nil
+	return w.in, err
 }
 
 // dirLister is an open directory. It lists the directory at path in pages, by
@@ -79,11 +70,11 @@ type dirLister struct {
 }
 
 func (s *session) openDir(p string) (*dirLister, error) {
-	st, err := s.stat(p, true)
+	in, err := s.inode(p, true)
 	if err != nil {
 		return nil, err
 	}
-	if !st.in.IsDir() {
+	if !in.IsDir() {
 		return nil, syscall.ENOTDIR
 	}
 	if err := s.reserve(); err != nil {

@@ -170,6 +170,17 @@ func (f *filter) writeFile(id uint32, d *decoder) error {
 	return nil
 }
 
+// stat answers what clients ask most; pkg/sftp would take three goroutines to.
+func (f *filter) stat(id uint32, d *decoder, follow bool) error {
+	path := string(d.str())
+	if d.bad {
+		return errBadMessage
+	}
+	f.afterCommands()
+	a, err := f.peer.stat(path, follow)
+	return f.answer(id, newEncoder(fxpAttrs, id).attrs(a).packet(), err)
+}
+
 func (f *filter) fstat(id uint32, d *decoder) error {
 	h, free := f.handle(d.str(), true)
 	switch {

@@ -209,9 +209,7 @@ func (s *session) left(obj any, off uint64) (int64, error) {
 func (s *session) fstat(obj any) (attrs, error) {
 	f, ok := obj.(*openFile)
 	if !ok {
-		d := obj.(*dirLister)
-		st, err := s.stat(d.path, true)
-		return attrsOf(st.in), err
+		return s.stat(obj.(*dirLister).path, true)
 	}
 	in, err := f.inode()
 	return attrsOf(in), err
