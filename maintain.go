@@ -41,7 +41,7 @@ type GCReport struct {
 // else runs.
 func (s *Store) GC(ctx context.Context, o GCOptions) (r GCReport, err error) {
 	if !o.DryRun {
-		if r.Versions, err = s.prune(ctx, o.Retention); err != nil {
+		if r.Versions, err = s.prune(&work{ctx: ctx}, o.Retention); err != nil {
 			return r, err
 		}
 	}
@@ -49,28 +49,25 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (r GCReport, err error) {
 	return r, err
 }
 
-func (s *Store) prune(ctx context.Context, keep time.Duration) (removed int64, err error) {
+// prune removes versions superseded longer ago than keep, or where that is 0, than
+// what the policy of their bucket says.
+func (s *Store) prune(w *work, keep time.Duration) (removed int64, err error) {
+	cut := pathtree.Cut{Before: schema.StampAt(time.Now().Add(-keep))}
 	if keep == 0 {
-		if keep, err = s.retention(); err != nil || keep < 0 {
+		if cut, err = s.historyCut(); err != nil {
 			return 0, err
 		}
 	}
-	return s.pruneWith(&work{ctx: ctx}, keep)
-}
-
-// pruneWith removes versions superseded longer ago than keep.
-func (s *Store) pruneWith(w *work, keep time.Duration) (removed int64, err error) {
 	batch := pruneBatch
 	if w.gently {
 		batch = gentleBatch
 	}
-	before := schema.StampAt(time.Now().Add(-keep))
 	for more := true; more; w.rest() {
 		if err := w.ctx.Err(); err != nil {
 			return removed, err
 		}
 		err := s.db.Write(func(tx *schema.Tx) error {
-			n, m, err := s.tree.Prune(tx, before, batch)
+			n, m, err := s.tree.Prune(tx, cut, batch)
 			removed, more = removed+int64(n), m
 			return err
 		})
@@ -81,18 +78,32 @@ func (s *Store) pruneWith(w *work, keep time.Duration) (removed int64, err error
 	return removed, s.db.Commit()
 }
 
-// retention returns the longest retention of any bucket, negative for ever.
-func (s *Store) retention() (keep time.Duration, err error) {
+// historyCut returns before when the history of each bucket may go.
+func (s *Store) historyCut() (pathtree.Cut, error) {
+	now := time.Now()
+	cut := pathtree.Cut{Before: schema.StampAt(now.Add(-defaultRetention)), Of: map[int64]schema.Stamp{}}
 	buckets, err := s.Buckets()
 	for _, b := range buckets {
 		switch r := b.Policy.Retention; {
 		case r < 0:
-			return r, err
-		case r == 0:
-			keep = max(keep, defaultRetention)
-		default:
-			keep = max(keep, r)
+			cut.Of[b.ID] = 0 // kept for ever
+		case r > 0:
+			cut.Of[b.ID] = schema.StampAt(now.Add(-r))
 		}
+	}
+	return cut, err
+}
+
+// eventRetention returns how long events are kept: as long as the history of the
+// bucket that keeps it longest, though not for ever.
+func (s *Store) eventRetention() (keep time.Duration, err error) {
+	buckets, err := s.Buckets()
+	for _, b := range buckets {
+		r := b.Policy.Retention
+		if r <= 0 {
+			r = defaultRetention
+		}
+		keep = max(keep, r)
 	}
 	if keep == 0 {
 		keep = defaultRetention

@@ -378,6 +378,40 @@ func TestJobOfTheDeadIsDoneByAnother(t *testing.T) {
 	}
 }
 
+// TestPruneFollowsEachBucketsPolicy has a bucket that keeps history for no time
+// beside one that keeps it for the usual time and one that keeps it for ever.
+func TestPruneFollowsEachBucketsPolicy(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	for name, keep := range map[string]time.Duration{"short": time.Nanosecond, "usual": 0, "forever": -1} {
+		if _, err := s.CreateBucket(name); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.SetPolicy(name, Policy{Retention: keep}); err != nil {
+			t.Fatal(err)
+		}
+		for k := range 3 {
+			if _, err := s.CreateSnapshot(Spec{Bucket: name}, fmt.Sprint("s", k), ""); err != nil { // else f is replaced in place
+				t.Fatal(err)
+			}
+			writeFile(t, openView(t, s, Spec{Bucket: name}), "f", fmt.Append(nil, k))
+		}
+		for k := range 3 {
+			if err := s.RemoveSnapshot(name, fmt.Sprint("s", k)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if r, err := s.RunJob(t.Context(), "prune"); err != nil {
+		t.Fatal(r, err)
+	}
+	for name, want := range map[string]int{"short": 1, "usual": 3, "forever": 3} {
+		list, err := s.Log(Spec{Bucket: name, Path: "f"}, 0)
+		if err != nil || len(list) != want {
+			t.Errorf("%s: %d versions, want %d (%v)", name, len(list), want, err)
+		}
+	}
+}
+
 func TestFullness(t *testing.T) {
 	for _, c := range []struct {
 		blocks, free, avail uint64

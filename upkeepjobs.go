@@ -106,14 +106,11 @@ func (s *Store) syncLeft(w *work) (string, error) {
 
 // pruneOld removes versions and events older than the retention.
 func (s *Store) pruneOld(w *work) (string, error) {
-	keep, err := s.retention()
+	versions, err := s.prune(w, 0)
 	if err != nil {
 		return "", err
 	}
-	if keep < 0 {
-		return "history is kept for ever", nil
-	}
-	versions, err := s.pruneWith(w, keep)
+	keep, err := s.eventRetention()
 	if err != nil {
 		return "", err
 	}

@@ -14,10 +14,12 @@ type pins struct {
 	ways  map[int64]bool // those of them over which a way leads from one branch that is needed to another
 	live  bool           // some branch follows its parent
 	roots map[Ino]bool   // root directories
+	other schema.Stamp   // the cut of what is of no branch that is known
 }
 
 type branchPins struct {
 	id, parent int64
+	before     schema.Stamp // the cut of its bucket
 	fork       schema.Stamp // MaxStamp when live
 	live       bool
 	deleted    schema.Stamp
@@ -26,9 +28,9 @@ type branchPins struct {
 	bounds     []schema.Stamp // stamps at which somebody looks, sorted in the end
 }
 
-func loadPins(tx *schema.Tx, before schema.Stamp) (*pins, error) {
-	p := &pins{of: map[int64]*branchPins{}, roots: map[Ino]bool{}}
-	order, err := p.loadBranches(tx)
+func loadPins(tx *schema.Tx, cut Cut, now schema.Stamp) (*pins, error) {
+	p := &pins{of: map[int64]*branchPins{}, roots: map[Ino]bool{}, other: min(cut.Before, now)}
+	order, err := p.loadBranches(tx, cut, now)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +56,7 @@ func loadPins(tx *schema.Tx, before schema.Stamp) (*pins, error) {
 		into[m.from.branch] = m.in.branch
 	}
 	for _, b := range slices.Backward(order) { // a child's id is greater
-		if b.gone = b.deleted != 0 && b.deleted <= before && !needed[b.id]; b.gone {
+		if b.gone = b.deleted != 0 && b.deleted <= b.before && !needed[b.id]; b.gone {
 			p.gone = append(p.gone, b.id)
 			continue
 		}
@@ -65,7 +67,7 @@ func loadPins(tx *schema.Tx, before schema.Stamp) (*pins, error) {
 			q.head = q.head || b.live
 		}
 	}
-	p.findWays(merges, before)
+	p.findWays(merges)
 	for _, m := range snapshots {
 		p.pin(m.from)
 	}
@@ -76,8 +78,8 @@ func loadPins(tx *schema.Tx, before schema.Stamp) (*pins, error) {
 	return p, nil
 }
 
-func (p *pins) loadBranches(tx *schema.Tx) (order []*branchPins, err error) {
-	s := tx.Stmt(`SELECT b.id, coalesce(b.parent, 0), coalesce(b.fork, 0), b.live, coalesce(b.deleted, 0), k.root
+func (p *pins) loadBranches(tx *schema.Tx, cut Cut, now schema.Stamp) (order []*branchPins, err error) {
+	s := tx.Stmt(`SELECT b.id, coalesce(b.parent, 0), coalesce(b.fork, 0), b.live, coalesce(b.deleted, 0), k.root, k.id
 		FROM branch b JOIN bucket k ON k.id = b.bucket ORDER BY b.id`)
 	for {
 		ok, err := s.Step()
@@ -87,6 +89,7 @@ func (p *pins) loadBranches(tx *schema.Tx) (order []*branchPins, err error) {
 		b := &branchPins{
 			id: s.ColumnInt64(0), parent: s.ColumnInt64(1), fork: schema.Stamp(s.ColumnInt64(2)),
 			live: s.ColumnInt64(3) != 0, deleted: schema.Stamp(s.ColumnInt64(4)),
+			before: min(cut.of(s.ColumnInt64(6)), now),
 		}
 		if b.live {
 			b.fork, p.live = schema.MaxStamp, true
@@ -100,7 +103,7 @@ func (p *pins) loadBranches(tx *schema.Tx) (order []*branchPins, err error) {
 // findWays sets ways. Forks and merges join branches; those that are gone fall
 // into groups that hang together, and a group matters to merges to come only when
 // it joins two branches that are needed, and to Log while a merge from it is young.
-func (p *pins) findWays(merges []momentPair, before schema.Stamp) {
+func (p *pins) findWays(merges []momentPair) {
 	group := map[int64]int64{} // union-find over the gone
 	var find func(id int64) int64
 	find = func(id int64) int64 {
@@ -140,7 +143,7 @@ func (p *pins) findWays(merges []momentPair, before schema.Stamp) {
 	for _, m := range merges {
 		touch(m.from.branch, m.in.branch)
 		touch(m.in.branch, m.from.branch)
-		if m.in.stamp >= before && isGone(m.from.branch) {
+		if m.in.stamp >= p.before(m.in.branch) && isGone(m.from.branch) {
 			ways[find(m.from.branch)] = true
 		}
 	}
@@ -199,10 +202,18 @@ func (p *pins) pinMerges(merges []momentPair) {
 	}
 }
 
+// before returns the cut of a branch.
+func (p *pins) before(branch int64) schema.Stamp {
+	if b := p.of[branch]; b != nil {
+		return b.before
+	}
+	return p.other
+}
+
 // needs reports whether somebody sees a version of branch that lasted from s
 // until next.
-func (p *pins) needs(branch int64, s, next, before schema.Stamp) bool {
-	b := p.of[branch]
+func (p *pins) needs(branch int64, s, next schema.Stamp) bool {
+	b, before := p.of[branch], p.before(branch)
 	switch {
 	case b == nil:
 		return true // of a branch that is missing: not ours to judge

@@ -1,6 +1,7 @@
 package pathtree
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -16,37 +17,49 @@ const orphanAge = time.Minute
 
 // pruner remembers where the last Prune stopped.
 type pruner struct {
-	mu     sync.Mutex
-	inUse  func(Ino) bool // see KeepWhile; may be nil
-	before schema.Stamp
-	pass   int
-	at     []any // key of the last group seen in the pass: parent and name, ino, or ino and name
+	mu    sync.Mutex
+	inUse func(Ino) bool // see KeepWhile; may be nil
+	cut   Cut
+	pass  int
+	at    []any // key of the last group seen in the pass: parent and name, ino, or ino and name
 }
 
 // KeepWhile has Prune spare inodes without a name as long as inUse says that some
 // process has them open. It is called once, before anything is pruned.
 func (t *Tree) KeepWhile(inUse func(Ino) bool) { t.prune.inUse = inUse }
 
-// Prune removes versions that were superseded before the given stamp and that
-// no head, fork, snapshot or merge base shows, inodes that no version names any
-// more, and what is left of branches deleted before the stamp. A view as of a
-// time before the stamp may show less afterwards; nothing else changes. It
-// looks at about limit rows (0: 10,000) and returns how many it removed and
-// whether there is more to look at; the next call goes on from there.
-func (t *Tree) Prune(tx *schema.Tx, before schema.Stamp, limit int) (n int, more bool, err error) {
+// Cut says before when history may go.
+type Cut struct {
+	Before schema.Stamp
+	Of     map[int64]schema.Stamp // by bucket, where it is another stamp
+}
+
+func (c Cut) of(bucket int64) schema.Stamp {
+	if s, ok := c.Of[bucket]; ok {
+		return s
+	}
+	return c.Before
+}
+
+// Prune removes versions that were superseded before the cut and that no head,
+// fork, snapshot or merge base shows, inodes that no version names any more, and
+// what is left of branches deleted before the cut. A view as of a time before the
+// cut may show less afterwards; nothing else changes. It looks at about limit rows
+// (0: 10,000) and returns how many it removed and whether there is more to look
+// at; the next call with the same cut goes on from there.
+func (t *Tree) Prune(tx *schema.Tx, cut Cut, limit int) (n int, more bool, err error) {
 	p := &t.prune
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.before != before {
-		p.before, p.pass, p.at = before, 0, nil
+	if p.cut.Before != cut.Before || !maps.Equal(p.cut.Of, cut.Of) {
+		p.cut, p.pass, p.at = Cut{cut.Before, maps.Clone(cut.Of)}, 0, nil
 	}
 	if limit <= 0 {
 		limit = 10000
 	}
 	now := tx.NextStamp()
-	before = min(before, now)
-	s := sweep{tx: tx, before: before, orphans: min(before, schema.StampAt(now.Time().Add(-orphanAge)))}
-	if s.pins, err = loadPins(tx, before); err != nil {
+	s := sweep{tx: tx, settled: schema.StampAt(now.Time().Add(-orphanAge))}
+	if s.pins, err = loadPins(tx, cut, now); err != nil {
 		return 0, false, fail("prune", "", err)
 	}
 	passes := []func(*pruner, int) error{s.dentries, s.inodes, s.xattrs, s.branches}
@@ -60,8 +73,7 @@ func (t *Tree) Prune(tx *schema.Tx, before schema.Stamp, limit int) (n int, more
 // sweep is one call of Prune.
 type sweep struct {
 	tx      *schema.Tx
-	before  schema.Stamp
-	orphans schema.Stamp // newest stamp an inode without a name may have to go
+	settled schema.Stamp // an inode without a name must be older than that to go
 	pins    *pins
 	n       int // rows removed
 }
@@ -83,7 +95,7 @@ func (s *sweep) superseded(rows []versionRow) []bool {
 		if !last {
 			next = rows[k+1].stamp
 		}
-		if s.pins.needs(r.branch, r.stamp, next, s.before) {
+		if s.pins.needs(r.branch, r.stamp, next) {
 			continue
 		}
 		// A view that follows a live parent takes each group from the newest
@@ -114,7 +126,7 @@ func (s *sweep) tombstones(rows []versionRow, gone []bool) {
 		for j := k - 1; j >= 0 && rows[j].branch == r.branch; j-- {
 			first = first && gone[j]
 		}
-		if first && !r.set && r.stamp < s.before && (having == 0 || having == r.branch) && !s.pins.live {
+		if first && !r.set && r.stamp < s.pins.before(r.branch) && (having == 0 || having == r.branch) && !s.pins.live {
 			gone[k] = true
 		}
 	}
@@ -172,7 +184,7 @@ func (s *sweep) inodes(p *pruner, limit int) error {
 // orphan reports whether no version of any branch names ino, and none is young.
 func (s *sweep) orphan(ino Ino, rows []versionRow) (bool, error) {
 	for _, r := range rows {
-		if r.stamp > s.orphans || s.pins.roots[ino] {
+		if r.stamp > min(s.settled, s.pins.before(r.branch)) || s.pins.roots[ino] {
 			return false, nil
 		}
 	}

@@ -17,7 +17,7 @@ func (w *world) pruneAll(before schema.Stamp, limit int) (total int) {
 	w.t.Helper()
 	for more := true; more; {
 		w.write(func(tx *schema.Tx) error {
-			n, m, err := w.tree.Prune(tx, before, limit)
+			n, m, err := w.tree.Prune(tx, Cut{Before: before}, limit)
 			total, more = total+n, m
 			return err
 		})
@@ -83,6 +83,49 @@ func TestPruneRemovesDeletedFilesAndBranches(t *testing.T) {
 		if n := w.count(query); n != want {
 			t.Errorf("%s: %d, want %d", query, n, want)
 		}
+	}
+	w.check()
+}
+
+// TestPruneByBucket has one bucket that keeps its history and one that does not.
+func TestPruneByBucket(t *testing.T) {
+	w, c := newWorld(t), texts{}
+	var short Bucket
+	w.write(func(tx *schema.Tx) (err error) { short, err = w.tree.CreateBucket(tx, "short"); return err })
+	var other *View
+	w.read(func(tx *schema.Tx) error {
+		b, err := w.tree.Branch(tx, short.ID, MainBranch)
+		if err == nil {
+			other, err = w.tree.View(tx, b.ID, 0)
+		}
+		return err
+	})
+	for _, v := range []*View{w.main, other} {
+		for k := range 3 {
+			w.script(v, c, fmt.Sprintf("f a %d", k))
+			w.age()
+		}
+		w.script(v, c, "f b 1")
+		w.age()
+		w.script(v, c, "- b")
+		w.age()
+	}
+	w.later(48 * time.Hour)
+	versions := func(v *View) int64 {
+		return w.count(fmt.Sprintf("SELECT count(*) FROM inode WHERE hash IS NOT NULL AND branch = %d", v.Branch().ID))
+	}
+	kept := versions(w.main)
+	for more := true; more; {
+		w.write(func(tx *schema.Tx) (err error) {
+			_, more, err = w.tree.Prune(tx, Cut{Before: 0, Of: map[int64]schema.Stamp{short.ID: schema.MaxStamp}}, 2)
+			return err
+		})
+	}
+	if n := versions(w.main); n != kept || n < 4 {
+		t.Errorf("%d versions where history is kept, had %d", n, kept)
+	}
+	if n := versions(other); n != 1 {
+		t.Errorf("%d versions where it is not, want 1", n)
 	}
 	w.check()
 }
@@ -201,7 +244,7 @@ func TestPruneModel(t *testing.T) {
 		stamp := p.snap(p.main)
 		for more := true; more; {
 			p.do(func(tx *schema.Tx) (err error) {
-				_, more, err = p.tree.Prune(tx, stamp, limit)
+				_, more, err = p.tree.Prune(tx, Cut{Before: stamp}, limit)
 				return err
 			})
 		}

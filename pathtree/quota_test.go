@@ -218,7 +218,7 @@ func TestQuotaAgreesWithCountingAnew(t *testing.T) {
 				}
 			case 1:
 				w.write(func(tx *schema.Tx) error {
-					_, _, err := w.tree.Prune(tx, tx.NextStamp(), 0)
+					_, _, err := w.tree.Prune(tx, Cut{Before: tx.NextStamp()}, 0)
 					return err
 				})
 			case 2:
