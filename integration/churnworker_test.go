@@ -69,7 +69,7 @@ func onStore(dir string, f func(*alkfs.Store) error) error {
 
 // churner is a kill-loop worker that nobody kills: it knows what its files hold.
 type churner struct {
-	killFiles
+	*killFiles
 	tokens   *os.File
 	written  int
 	ops      int
@@ -91,7 +91,7 @@ func churnIn(ctx context.Context, dir string, seed uint64, tokens string) error 
 		return err
 	}
 	defer null.Close()
-	w := &churner{killFiles: killFiles{dir: dir, j: journal{null}, rng: rand.New(rand.NewPCG(seed, 1)), content: map[string][]byte{}}}
+	w := &churner{killFiles: newKillFiles(dir, null, seed)}
 	if w.tokens, err = os.OpenFile(tokens, os.O_RDWR, 0); err != nil {
 		return err
 	}

@@ -61,6 +61,10 @@ type killFiles struct {
 	power   bool            // a power cut is to be survived, not only a kill
 }
 
+func newKillFiles(dir string, j *os.File, seed uint64) *killFiles {
+	return &killFiles{dir: dir, j: journal{j}, rng: rand.New(rand.NewPCG(seed, 1)), content: map[string][]byte{}, loose: map[string]bool{}}
+}
+
 // killWorker changes files below dir, in so many steps, or until an operation
 // fails when steps is negative: then the server of the mount was killed.
 func killWorker(dir, journalPath string, seed uint64, steps int) error {
@@ -73,7 +77,8 @@ func killWorker(dir, journalPath string, seed uint64, steps int) error {
 		return err
 	}
 	defer f.Close()
-	w := &killFiles{dir: dir, j: journal{f}, rng: rand.New(rand.NewPCG(seed, 1)), content: map[string][]byte{}, loose: map[string]bool{}, power: steps >= 0}
+	w := newKillFiles(dir, f, seed)
+	w.power = steps >= 0
 	for name := range known {
 		if b, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
 			w.content[name] = b
