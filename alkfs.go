@@ -2,6 +2,7 @@ package alkfs
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -89,10 +90,11 @@ func (s *Store) open(ctx context.Context, o Options) error {
 		if err := makeDir(s.dir); err != nil {
 			return fmt.Errorf("make store: %w", err)
 		}
-		var err error
-		if key, err = nodeKey(s.dir); err != nil {
+		private, err := nodeKey(s.dir)
+		if err != nil {
 			return fmt.Errorf("store %s: %w", s.dir, err)
 		}
+		key = private.Public().(ed25519.PublicKey)
 	}
 	var err error
 	if s.db, err = schema.Open(ctx, s.dir, schema.Options{ReadOnly: o.ReadOnly, NodeKey: key, Logger: s.log}); err != nil {

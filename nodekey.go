@@ -14,9 +14,9 @@ import (
 
 const nodeKeyFile = "node.key"
 
-// nodeKey returns the public key of the store in dir, making its key pair (an
-// ed25519 private key, PKCS #8 in PEM, mode 0600) when there is none.
-func nodeKey(dir string) (ed25519.PublicKey, error) {
+// nodeKey returns the key of the store in dir, making it (an ed25519 private key,
+// PKCS #8 in PEM, mode 0600) when there is none.
+func nodeKey(dir string) (ed25519.PrivateKey, error) {
 	path := filepath.Join(dir, nodeKeyFile)
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -39,7 +39,7 @@ func nodeKey(dir string) (ed25519.PublicKey, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s holds a %T, not an ed25519 key", nodeKeyFile, key)
 	}
-	return private.Public().(ed25519.PublicKey), nil
+	return private, nil
 }
 
 // makeNodeKey writes a fresh key to path. Of several processes that do so at

@@ -40,8 +40,11 @@ var ddl5 string
 //go:embed ddl6.sql
 var ddl6 string
 
+//go:embed ddl7.sql
+var ddl7 string
+
 // migrations[i] brings format i to format i+1.
-var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5, ddl6}
+var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5, ddl6, ddl7}
 
 // Format is the database format this package writes.
 var Format = len(migrations)

@@ -99,12 +99,14 @@ alkfs help exit-status.`,
 		&cobra.Group{ID: "mount", Title: "Drives:"},
 		&cobra.Group{ID: "files", Title: "Files:"},
 		&cobra.Group{ID: "branches", Title: "Branches and history:"},
+		&cobra.Group{ID: "sync", Title: "Other machines:"},
 		&cobra.Group{ID: "store", Title: "The store:"},
 	)
 	for group, commands := range map[string][]*cobra.Command{
 		"mount":    {a.mountCommand(), a.umountCommand(), a.serveCommand()},
 		"files":    {a.lsCommand(), a.treeCommand(), a.catCommand(), a.statCommand(), a.putCommand(), a.getCommand(), a.rmCommand(), a.mvCommand(), a.cpCommand(), a.mkdirCommand(), a.exportCommand(), a.importCommand()},
 		"branches": {a.bucketCommand(), a.branchCommand(), a.snapshotCommand(), a.logCommand(), a.diffCommand(), a.mergeCommand(), a.restoreCommand(), a.watchCommand()},
+		"sync":     {a.shareCommand(), a.joinCommand(), a.peerCommand(), a.syncCommand()},
 		"store":    {a.initCommand(), a.userCommand(), a.sessionsCommand(), a.jobsCommand(), a.lockCommand(), a.queueCommand(), a.gcCommand(), a.fsckCommand(), a.backupCommand(), a.restoreStoreCommand(), a.dfCommand(), a.statsCommand(), a.versionCommand()},
 	} {
 		for _, c := range commands {
@@ -113,6 +115,7 @@ alkfs help exit-status.`,
 		}
 	}
 	root.AddCommand(helpTopics()...)
+	root.AddCommand(a.workerCommand())
 	a.markStart(root)
 	return root
 }

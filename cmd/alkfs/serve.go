@@ -18,11 +18,13 @@ import (
 )
 
 type serveFlags struct {
-	sftp   string
-	http   string
-	mounts []string
-	stop   time.Duration
-	ssh    alkfs.SSHOptions
+	sftp     string
+	http     string
+	sync     string
+	announce []string
+	mounts   []string
+	stop     time.Duration
+	ssh      alkfs.SSHOptions
 
 	maxData int64 // MiB
 }
@@ -50,6 +52,8 @@ with their own keys (~/.ssh/*.pub and authorized_keys).`,
 	}
 	flags := c.Flags()
 	flags.StringVar(&f.sftp, "sftp", "127.0.0.1:2022", `address to serve SSH on; "" for mounts alone`)
+	flags.StringVar(&f.sync, "sync", "", "address (UDP) to keep shared buckets the same as other machines on, such as :4747; see alkfs share")
+	flags.StringArrayVar(&f.announce, "announce", nil, "HOST:PORT at which other machines find this one, any number of times (default: the addresses of --sync)")
 	flags.StringVar(&f.http, "http", "", "address to answer /metrics (for Prometheus) and /healthz on; anybody who reaches it may read them")
 	flags.StringArrayVar(&f.mounts, "mount", nil, "SPEC=DIR to mount, any number of times")
 	flags.DurationVar(&f.stop, "stop-timeout", 30*time.Second, "how long stopping may take")
@@ -107,6 +111,7 @@ type service struct {
 	rest   func()             // ends the background work
 	unhttp func()             // ends the HTTP server
 	sftp   *alkfs.SSHServer   // nil: none
+	sync   *alkfs.Syncer      // nil: none
 	ssh    sync.WaitGroup
 	failed chan error
 }
@@ -126,9 +131,12 @@ func (r *service) start(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := r.startSync(); err != nil {
+		return err
+	}
 	if r.flags.sftp == "" {
-		if len(r.mounts) == 0 {
-			return usagef("neither --sftp nor --mount: there is nothing to serve")
+		if len(r.mounts) == 0 && r.sync == nil {
+			return usagef("neither --sftp nor --sync nor --mount: there is nothing to serve")
 		}
 		return r.answerHTTP()
 	}
@@ -136,6 +144,33 @@ func (r *service) start(ctx context.Context) error {
 		return err
 	}
 	return r.answerHTTP()
+}
+
+// startSync begins to keep shared buckets the same as those of other machines.
+func (r *service) startSync() error {
+	if r.flags.sync == "" {
+		return nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	r.sync, err = r.s.StartSync(alkfs.SyncOptions{Addr: r.flags.sync, Announce: r.flags.announce, Worker: []string{self, workerCommand}})
+	if err != nil {
+		return withHint(err, "another address is named with --sync HOST:PORT")
+	}
+	go func() {
+		<-r.sync.Done()
+		select {
+		case r.failed <- errors.New("synchronising has ended"):
+		default:
+		}
+	}()
+	if r.a.json {
+		return r.a.emit("sync", r.sync.Addr().String(), "announced", r.sync.Addrs(), "pid", os.Getpid())
+	}
+	r.a.printf("synchronising on %s (UDP)\n", r.sync.Addr())
+	return nil
 }
 
 func (r *service) answerHTTP() (err error) {
@@ -288,6 +323,9 @@ func (r *service) stop() error {
 		r.end()
 		r.ssh.Wait()
 		var errs []error
+		if r.sync != nil {
+			errs = append(errs, r.sync.Close())
+		}
 		for _, m := range r.mounts {
 			if m.Unmount() != nil {
 				errs = append(errs, detach(m.Dir()))

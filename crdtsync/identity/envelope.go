@@ -34,12 +34,18 @@ type Stream = gate.Actor
 // Envelope is a change as it travels and is stored.
 type Envelope struct {
 	Document
-	Author Key    `cbor:"5,keyasint"`
-	Stream Stream `cbor:"6,keyasint"`
-	Seq    uint64 `cbor:"7,keyasint"` // in Stream, over all documents of the bucket, from 1
-	Raw    []byte `cbor:"8,keyasint"` // the automerge change
-	Sig    []byte `cbor:"9,keyasint"` // by Author over the rest
+	Author Key      `cbor:"5,keyasint"`
+	Stream Stream   `cbor:"6,keyasint"`
+	Seq    uint64   `cbor:"7,keyasint"`  // in Stream, over all documents of the bucket, from 1
+	Raw    []byte   `cbor:"8,keyasint"`  // the automerge change
+	Prev   [32]byte `cbor:"9,keyasint"`  // EnvelopeHash of number Seq-1; zero for the first
+	Sig    []byte   `cbor:"10,keyasint"` // by Author over the rest
 }
+
+// EnvelopeHash identifies an encoded envelope. Each names the one before it, so
+// that an author who tells different nodes different things is found out with
+// its next change.
+func EnvelopeHash(encoded []byte) [32]byte { return sha256.Sum256(encoded) }
 
 const envelopePurpose = "alkfs change 1"
 
@@ -70,4 +76,10 @@ func OpenEnvelope(b []byte) (e Envelope, err error) {
 	unsigned := e
 	unsigned.Sig = nil
 	return e, verify(e.Author, envelopePurpose, &unsigned, e.Sig)
+}
+
+// PeekEnvelope decodes b without looking at the signature: for envelopes that
+// were checked when they came.
+func PeekEnvelope(b []byte) (e Envelope, err error) {
+	return e, decMode.Unmarshal(b, &e)
 }

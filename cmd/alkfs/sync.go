@@ -1,0 +1,288 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/alkdev/alkfs"
+)
+
+// workerCommand is what a process that synchronises starts for its documents.
+const workerCommand = "document-worker"
+
+func (a *app) workerCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: workerCommand, Hidden: true, Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			signal.Ignore(os.Interrupt, syscall.SIGTERM) // it ends when its parent closes its input
+			return alkfs.RunDocumentWorker()
+		},
+	}
+}
+
+func (a *app) shareCommand() *cobra.Command {
+	var o alkfs.ShareOptions
+	var role string
+	c := &cobra.Command{
+		Use: "share BUCKET", Short: "Print a ticket with which another machine joins a bucket",
+		Long: `Prints a ticket. Whoever has it can join the bucket from another machine with
+"alkfs join", until it expires or was used. Changes then go both ways, as long as
+"alkfs serve --sync ADDR" runs on both. The machine that shares a bucket first owns
+it: only it makes and unmakes admins.
+
+Roles: ro reads, rw also changes, admin also lets others in.`,
+		Example: `  alkfs serve --sync :4747 &
+  alkfs share work
+  alkfs share work --role ro --expires 24h --uses 5`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if o.Role, err = alkfs.ParseRole(role); err != nil {
+				return usageError{err}
+			}
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
+				ticket, err := s.Share(args[0], o)
+				if err != nil {
+					return err
+				}
+				if a.json {
+					return a.emit("bucket", args[0], "role", role, "expires", time.Now().Add(o.Expires).UTC().Format(time.RFC3339), "uses", o.Uses, "ticket", ticket)
+				}
+				a.printf("%s\n", ticket)
+				a.note("on the other machine: alkfs join TICKET, and alkfs serve --sync :4747")
+				return nil
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&role, "role", "rw", "what who joins may do: ro, rw or admin")
+	f.DurationVar(&o.Expires, "expires", time.Hour, "how long the ticket is good")
+	f.IntVar(&o.Uses, "uses", 1, "how many machines may use it")
+	f.StringArrayVar(&o.Addrs, "addr", nil, "HOST:PORT at which this machine is reached, any number of times (default: where serve listens)")
+	return c
+}
+
+func (a *app) joinCommand() *cobra.Command {
+	var as, self string
+	c := &cobra.Command{
+		Use: "join TICKET", Short: "Join a bucket that another machine shares",
+		Long: `Joins the bucket that the ticket is for. Its names and attributes come as soon as
+"alkfs serve --sync ADDR" runs here; the bytes of a file come when it is read.`,
+		Example: `  alkfs join alkfs-aejrq…
+  alkfs join --as team-work alkfs-aejrq…`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if self == "" {
+				self, _ = os.Hostname()
+			}
+			return a.with(cmd.Context(), making, func(s *alkfs.Store) error {
+				j, err := s.Join(cmd.Context(), strings.Join(args, ""), as, self)
+				if errors.Is(err, fs.ErrExist) {
+					return withHint(err, "a bucket of that name is here already: choose another with --as NAME")
+				}
+				if err != nil {
+					return err
+				}
+				if a.json {
+					return a.emit("bucket", j.Name, "uuid", fmt.Sprintf("%x", j.UUID), "role", j.Role.String())
+				}
+				a.printf("joined %s (%s)\n", quote(j.Name), j.Role)
+				if _, pid, err := s.SyncStatus(); err == nil && pid == 0 {
+					a.note("to fill it, and keep it the same: %s serve --sync :4747", a.selfWithStore())
+				}
+				return nil
+			})
+		},
+	}
+	c.Flags().StringVar(&as, "as", "", "name of the bucket here (default: its name there)")
+	c.Flags().StringVar(&self, "name", "", "what the others are to call this machine (default: its host name)")
+	return c
+}
+
+func (a *app) peerCommand() *cobra.Command {
+	return group("peer", "The machines that share a bucket",
+		`  alkfs peer ls work
+  alkfs peer revoke work laptop
+  alkfs peer grant work laptop ro`,
+		a.peerLsCommand(), a.peerGrantCommand(), a.peerRevokeCommand(), a.peerRenameCommand())
+}
+
+func (a *app) peerLsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "ls [BUCKET]", Short: "List the members of shared buckets", Args: cobra.MaximumNArgs(1),
+		Example: "  alkfs peer ls\n  alkfs peer ls work --json",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
+				all, _, err := s.SyncStatus()
+				if err != nil {
+					return err
+				}
+				key, err := s.NodeKey()
+				if err != nil {
+					return err
+				}
+				for _, b := range all {
+					if len(args) > 0 && b.Name != args[0] {
+						continue
+					}
+					if err := a.printMember(b, alkfs.MemberStatus{Key: key, Role: b.Role, Name: "(this machine)"}); err != nil {
+						return err
+					}
+					for _, m := range b.Members {
+						if err := a.printMember(b, m); err != nil {
+							return err
+						}
+					}
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func (a *app) printMember(b alkfs.BucketStatus, m alkfs.MemberStatus) error {
+	if a.json {
+		return a.emit("bucket", b.Name, "key", m.Key.String(), "name", m.Name, "role", m.Role.String(), "addrs", m.Addrs)
+	}
+	a.printf("%-16s %-5s %-20s %s\n", quote(b.Name), m.Role, quote(m.Name), m.Key)
+	return nil
+}
+
+// peerChange is a command about one member of a bucket.
+func (a *app) peerChange(use, short, example string, nargs int, do func(s *alkfs.Store, args []string) error) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Example: example, Args: cobra.ExactArgs(nargs),
+		Long: short + ".\n\nA PEER is the name of a machine, or the beginning of its key, as \"alkfs peer ls\"\nshows them.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error { return do(s, args) })
+		},
+	}
+}
+
+func (a *app) peerGrantCommand() *cobra.Command {
+	return a.peerChange("grant BUCKET PEER ROLE", "Give a machine another role: ro, rw or admin", "  alkfs peer grant work laptop ro", 3,
+		func(s *alkfs.Store, args []string) error {
+			role, err := alkfs.ParseRole(args[2])
+			if err != nil {
+				return usageError{err}
+			}
+			_, err = s.SetRole(args[0], args[1], role, "")
+			return err
+		})
+}
+
+func (a *app) peerRevokeCommand() *cobra.Command {
+	return a.peerChange("revoke BUCKET PEER", "Shut a machine out of a bucket, at once wherever that is heard", "  alkfs peer revoke work laptop", 2,
+		func(s *alkfs.Store, args []string) error {
+			m, err := s.SetRole(args[0], args[1], alkfs.NoRole, "")
+			if err == nil && !a.json {
+				a.note("%s is shut out; what it wrote before stays, and what it has already fetched cannot be taken back", quote(m.Name))
+			}
+			return err
+		})
+}
+
+func (a *app) peerRenameCommand() *cobra.Command {
+	return a.peerChange("rename BUCKET PEER NAME", "Give a machine another name", "  alkfs peer rename work laptop ann-laptop", 3,
+		func(s *alkfs.Store, args []string) error { return s.RenameMember(args[0], args[1], args[2]) })
+}
+
+func (a *app) syncCommand() *cobra.Command {
+	return group("sync", "How shared buckets stand",
+		`  alkfs sync status
+  alkfs sync wait work --timeout 1m`,
+		a.syncStatusCommand(), a.syncWaitCommand())
+}
+
+func (a *app) syncStatusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "Show what every member has and lacks", Args: cobra.NoArgs,
+		Long: `Shows, for every shared bucket and every other member, whether it is connected,
+since when, and how many changes it has not acknowledged yet.`,
+		Example: "  alkfs sync status\n  alkfs sync status --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
+				all, pid, err := s.SyncStatus()
+				if err != nil {
+					return err
+				}
+				if !a.json && pid == 0 && len(all) > 0 {
+					a.note("nothing synchronises this store: %s serve --sync :4747", a.selfWithStore())
+				}
+				for _, b := range all {
+					if err := a.printSync(b, pid); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func (a *app) printSync(b alkfs.BucketStatus, pid int) error {
+	if !a.json {
+		a.printf("%s: %s here, %d changes kept, %d versions waiting\n", quote(b.Name), b.Role, b.Changes, b.Waiting)
+	}
+	for _, m := range b.Members {
+		if a.json {
+			err := a.emit("bucket", b.Name, "role", b.Role.String(), "changes", b.Changes, "waiting", b.Waiting, "pid", pid,
+				"peer", m.Key.String(), "name", m.Name, "peer_role", m.Role.String(), "connected", m.Connected,
+				"behind", m.Behind, "heard", stampText(m.Heard), "addrs", m.Addrs, "error", m.Err)
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		state := "never connected"
+		switch {
+		case m.Connected && m.Behind == 0:
+			state = "connected, has everything"
+		case m.Connected:
+			state = fmt.Sprintf("connected, behind by %d changes", m.Behind)
+		case m.Role == alkfs.NoRole:
+			state = "revoked"
+		case !m.Heard.IsZero():
+			state = "last heard " + m.Heard.Format(time.DateTime)
+		}
+		if m.Err != "" {
+			state += " (" + m.Err + ")"
+		}
+		a.printf("  %-20s %-5s %s\n", quote(m.Name), m.Role, state)
+	}
+	return nil
+}
+
+func stampText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+func (a *app) syncWaitCommand() *cobra.Command {
+	var timeout time.Duration
+	c := &cobra.Command{
+		Use: "wait BUCKET", Short: "Wait until every connected member has what was written before", Args: cobra.ExactArgs(1),
+		Example: "  alkfs sync wait work --timeout 1m",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			if timeout > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, timeout)
+				defer cancel()
+			}
+			return a.with(ctx, writing, func(s *alkfs.Store) error { return s.WaitSync(ctx, args[0]) })
+		},
+	}
+	c.Flags().DurationVar(&timeout, "timeout", 0, "give up after so long (default: never)")
+	return c
+}

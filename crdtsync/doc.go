@@ -1,0 +1,44 @@
+// Package crdtsync keeps the buckets of a store the same on many nodes: each
+// works at local speed, online or not, and all converge with nothing lost.
+//
+// # Model
+//
+// A replica is a set of versions (package pathtree), and SQLite is the truth.
+// What a node writes it takes out of the tree in batches (Drain), puts into
+// automerge documents, one for each directory of each branch and one for the
+// bucket itself, and sends the resulting changes to every node it is connected
+// to. A document is a flat map whose keys are the identities of versions and
+// are set once, so documents never conflict; what concurrent versions come to is
+// for pathtree to say, the same on every node.
+//
+// A change travels in an envelope signed by its author (package identity), is
+// stored as it came, and is relayed as it came: what a newer alkfs says in it
+// survives here. Package gate checks it in plain Go; the core of automerge runs
+// in a process of its own (package worker) and is needed only to write changes.
+//
+// # Who has what
+//
+// The envelopes of an author are numbered in a stream, a new one at every start
+// of its node, and each names the one before it by hash. How far each stream
+// has come, some fifty bytes for each start of each writer, therefore says
+// exactly which changes a node has; two nodes compare that when they meet and
+// now and then after, and send what the other lacks in the order in which it
+// came, which respects dependencies. Since a number can never mean two things
+// (an author that tells two nodes different things is refused by both with its
+// next change), this needs no second mechanism: range-based reconciliation over
+// (document, heads), which DESIGN foresaw for peers without a cursor, costs more
+// rounds and finds nothing that this does not.
+//
+// # What is durable when
+//
+// Changes are committed before they are sent, and what was received is
+// committed before it is acknowledged; neither waits for the disk. A node that
+// loses its last moments in a power cut gets them back from whoever heard of
+// them, and begins a new stream, so that no number is used twice.
+//
+// # Trust
+//
+// Nothing foreign is believed: see package identity for who may do what, and
+// Replica.Receive for what is checked. Who sends what no honest node sends
+// (ErrRefused) is dropped and not let in again for a while.
+package crdtsync

@@ -1,0 +1,244 @@
+package crdtsync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/alkdev/alkfs/crdtsync/gate"
+	"github.com/alkdev/alkfs/crdtsync/identity"
+	"github.com/alkdev/alkfs/crdtsync/worker"
+	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// take moves what this node wrote since the last time into sync_out, from
+// which changes are made. Whatever imports versions does it first and in the
+// same transaction: so what a version of ours had seen is what was there when it
+// was written.
+func (r *Replica) take(tx *schema.Tx, sh shared) error {
+	b, err := r.tree.ExportBucket(tx, sh.bucket.ID)
+	if err != nil {
+		return err
+	}
+	for i := range b.Records {
+		e, err := encodeRecord(&b.Records[i], pathtree.NodeKey(r.key))
+		if err == nil {
+			err = putOut(tx, sh.bucket.ID, identity.Document{}, e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for i := range b.Versions {
+		v := &b.Versions[i]
+		e, err := encodeVersion(v, pathtree.NodeKey(r.key))
+		if err == nil {
+			err = putOut(tx, sh.bucket.ID, identity.Document{Branch: v.Branch, Dir: uint64(v.Dir())}, e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func putOut(tx *schema.Tx, bucket int64, d identity.Document, e gate.Entry) error {
+	s := tx.Stmt(`INSERT INTO sync_out (bucket, branch, dir, key, value) VALUES (?, ?, ?, ?, ?)`)
+	s.BindInt64(1, bucket)
+	s.BindBytes(2, d.Branch[:])
+	s.BindInt64(3, int64(d.Dir))
+	s.BindText(4, e.Key)
+	s.BindBytes(5, e.Value)
+	_, err := s.Step()
+	return err
+}
+
+// Bounds of one round of makeChanges.
+const (
+	roundEntries = 20_000
+	roundBytes   = 4 << 20
+)
+
+// pending is what goes into one change.
+type pending struct {
+	doc     doc
+	upto    int64 // number of the newest change when doc was read
+	entries []gate.Entry
+	keys    map[string]bool // of entries
+	size    int             // of entries, in bytes
+	rows    []int64         // of sync_out
+	raw     []byte
+}
+
+// makeChanges makes a change for each document that the oldest rows of
+// sync_out are for, and returns how many.
+func (r *Replica) makeChanges(ctx context.Context, uuid [16]byte) (int, error) {
+	var sh shared
+	var all []*pending
+	err := r.db.Write(func(tx *schema.Tx) (err error) {
+		if sh, err = r.lookup(tx, uuid); err == nil {
+			all, err = readOut(tx, sh)
+		}
+		return err
+	})
+	if err != nil || len(all) == 0 {
+		return 0, err
+	}
+	for _, p := range all {
+		if err := r.makeChange(ctx, p); errors.Is(err, errAgain) {
+			return r.makeChanges(ctx, uuid)
+		} else if err != nil {
+			return 0, err
+		}
+	}
+	err = r.db.Write(func(tx *schema.Tx) error { return r.keep(tx, sh, all) })
+	return len(all), err
+}
+
+// readOut groups the oldest rows of sync_out by document, the bucket's own
+// first, so that others hear of a branch before what is in it.
+func readOut(tx *schema.Tx, sh shared) ([]*pending, error) {
+	type row struct {
+		id    int64
+		doc   identity.Document
+		entry gate.Entry
+	}
+	s := tx.Stmt(`SELECT id, branch, dir, key, value FROM sync_out WHERE bucket = ? ORDER BY id`)
+	s.BindInt64(1, sh.bucket.ID)
+	var rows []row
+	for size := 0; len(rows) < roundEntries && size < roundBytes; {
+		ok, err := s.Step()
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			break
+		}
+		o := row{id: s.ColumnInt64(0), doc: identity.Document{Bucket: sh.bucket.UUID, Dir: uint64(s.ColumnInt64(2))}}
+		s.ColumnBytes(1, o.doc.Branch[:])
+		o.entry = gate.Entry{Key: s.ColumnText(3), Value: make([]byte, s.ColumnLen(4))}
+		s.ColumnBytes(4, o.entry.Value)
+		size += len(o.entry.Value)
+		rows = append(rows, o)
+	}
+	upto, err := newestArrival(tx, sh.bucket.ID)
+	if err != nil {
+		return nil, err
+	}
+	var all []*pending
+	open := map[identity.Document]*pending{}
+	for _, o := range rows {
+		p := open[o.doc]
+		if p == nil {
+			d, err := writableDoc(tx, sh.bucket.ID, o.doc)
+			if err != nil {
+				return nil, err
+			}
+			p = &pending{doc: d, upto: upto, keys: map[string]bool{}}
+			open[o.doc] = p
+			all = append(all, p)
+		}
+		if len(p.entries) == gate.MaxEntries || p.size > gate.MaxBytes/2 {
+			continue // the next round's
+		}
+		p.rows = append(p.rows, o.id)
+		if !p.keys[o.entry.Key] {
+			p.keys[o.entry.Key] = true
+			p.entries = append(p.entries, o.entry)
+			p.size += len(o.entry.Key) + len(o.entry.Value)
+		}
+	}
+	return all, nil
+}
+
+// writableDoc returns the newest generation of d, a fresh one where automerge
+// does not take the last.
+func writableDoc(tx *schema.Tx, bucket int64, d identity.Document) (doc, error) {
+	r, err := makeDoc(tx, bucket, d, true)
+	if err != nil || !r.bad {
+		return r, err
+	}
+	d.Gen = r.name.Gen + 1
+	return makeDoc(tx, bucket, d, false)
+}
+
+// makeChange has the worker make the change of p.
+func (r *Replica) makeChange(ctx context.Context, p *pending) error {
+	raw, err := r.worker.Append(ctx, p.doc.name.ID(), p.doc.heads, gate.Actor(r.stream), p.entries, func() (raws [][]byte, err error) {
+		err = r.db.Read(func(tx *schema.Tx) error {
+			raws, err = history(tx, p.doc.id, p.upto)
+			return err
+		})
+		return raws, err
+	})
+	if errors.Is(err, worker.ErrDocument) {
+		r.log.Error("a document is replaced by a new generation", "dir", p.doc.name.Dir, "gen", p.doc.name.Gen, "err", err)
+		if err := r.db.Write(func(tx *schema.Tx) error { return markBad(tx, p.doc.id) }); err != nil {
+			return err
+		}
+		return errAgain
+	}
+	p.raw = raw
+	return err
+}
+
+// errAgain says that a round is to be begun anew.
+var errAgain = errors.New("again")
+
+func markBad(tx *schema.Tx, doc int64) error {
+	s := tx.Stmt(`UPDATE sync_doc SET bad = 1 WHERE id = ?`)
+	s.BindInt64(1, doc)
+	_, err := s.Step()
+	return err
+}
+
+// keep stores the changes of a round as this node's, under the next numbers of
+// its stream, and removes what they were made of.
+func (r *Replica) keep(tx *schema.Tx, sh shared, all []*pending) error {
+	author, err := nodeID(tx, r.key)
+	if err != nil {
+		return err
+	}
+	seq, last, err := streamEnd(tx, sh.bucket.ID, author, r.stream)
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		seq++
+		c, h, err := gate.Decode(p.raw)
+		if err != nil {
+			return fmt.Errorf("the document worker wrote: %w", err)
+		}
+		if !slices.EqualFunc(c.Entries, p.entries, func(a, b gate.Entry) bool { return a.Key == b.Key && string(a.Value) == string(b.Value) }) {
+			return errors.New("the document worker wrote something else than it was given")
+		}
+		e := identity.Envelope{Document: p.doc.name, Stream: r.stream, Seq: seq, Raw: p.raw, Prev: last}
+		b, err := e.Seal(r.private)
+		if err != nil {
+			return err
+		}
+		last = identity.EnvelopeHash(b)
+		// Others may have been here since the change was made.
+		d, err := makeDoc(tx, sh.bucket.ID, p.doc.name, false)
+		if err != nil {
+			return err
+		}
+		err = insertChange(tx, &change{
+			bucket: sh.bucket.ID, author: author, stream: r.stream, seq: seq, hash: h,
+			docseq: c.Seq, maxop: c.MaxOp(), source: schema.LocalNode, envelope: b,
+		}, d, c.Deps)
+		if err != nil {
+			return err
+		}
+		for _, id := range p.rows {
+			s := tx.Stmt(`DELETE FROM sync_out WHERE id = ?`)
+			s.BindInt64(1, id)
+			if _, err := s.Step(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,498 @@
+package crdtsync
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/alkdev/alkfs/crdtsync/identity"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// Link is a connection to another node, whose key it has proven to hold.
+type Link interface {
+	Peer() identity.Key
+	OpenStream(ctx context.Context) (io.ReadWriteCloser, error)
+	AcceptStream(ctx context.Context) (io.ReadWriteCloser, error)
+	Close(reason string) error
+	Done() <-chan struct{} // closed when it has ended
+}
+
+// Network makes links. Package transport has the one over QUIC.
+type Network interface {
+	Dial(ctx context.Context, addr string, k identity.Key) (Link, error)
+	Accept(ctx context.Context) (Link, error)
+}
+
+// Options configure an Engine; the zero value is ready for use.
+type Options struct {
+	Addrs      []string      // HOST:PORT at which others find this node
+	MarksEvery time.Duration // how often peers compare what they have, besides telling news at once. Default 30 s
+	MinBackoff time.Duration // between attempts to reach a node. Default 500 ms, doubling to MaxBackoff
+	MaxBackoff time.Duration // default 1 min
+}
+
+// Engine keeps the shared buckets of a store the same as those of other nodes,
+// for as long as Run runs.
+type Engine struct {
+	*Replica
+	o          Options
+	net        Network
+	grantsNews signal // members or buckets did
+	progress   signal // a peer acknowledged, connected or left
+	compare    signal // compare with everybody now
+	blobStream func(ctx context.Context, k identity.Key, s io.ReadWriteCloser)
+
+	mu       sync.Mutex // guards what follows
+	sessions map[identity.Key]*live
+	problems map[identity.Key]problem
+	drained  uint32 // generation of the database
+}
+
+// live is a session with its link.
+type live struct {
+	*session
+	link   Link
+	dialed bool
+	since  time.Time
+}
+
+// problem is why a node cannot be talked to.
+type problem struct {
+	err   error
+	at    time.Time
+	until time.Time // when it is tried, or let in, again
+}
+
+// NewEngine returns an engine that reaches other nodes through net.
+func NewEngine(r *Replica, net Network, o Options) *Engine {
+	if o.MarksEvery == 0 {
+		o.MarksEvery = 30 * time.Second
+	}
+	if o.MinBackoff == 0 {
+		o.MinBackoff = 500 * time.Millisecond
+	}
+	if o.MaxBackoff == 0 {
+		o.MaxBackoff = time.Minute
+	}
+	return &Engine{Replica: r, o: o, net: net, sessions: map[identity.Key]*live{}, problems: map[identity.Key]problem{}}
+}
+
+// Run synchronises until ctx ends.
+func (e *Engine) Run(ctx context.Context) error {
+	if err := e.setPlaces(e.key, e.o.Addrs); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { cancel(e.drainLoop(ctx)) })
+	wg.Go(func() { e.dialLoop(ctx, &wg) })
+	wg.Go(func() {
+		for {
+			l, err := e.net.Accept(ctx)
+			if err != nil {
+				return
+			}
+			wg.Go(func() { e.talk(ctx, l, false) })
+		}
+	})
+	<-ctx.Done()
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// drainLoop makes changes of what any process on this store commits.
+func (e *Engine) drainLoop(ctx context.Context) error {
+	members := map[[16]byte]int{}
+	for {
+		gen, whole := e.db.Generation(), true
+		uuids, err := e.Buckets()
+		if err != nil {
+			return err
+		}
+		for _, b := range uuids {
+			_, err := e.Drain(ctx, b)
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err != nil {
+				e.log.Error("changes could not be made ready for other nodes", "err", err)
+				whole = false
+			}
+			if all, more, err := e.Grants(b, members[b]); err == nil && more {
+				members[b] = len(all)
+				e.membersChanged()
+			}
+		}
+		if whole {
+			e.mu.Lock()
+			e.drained = gen
+			e.mu.Unlock()
+			e.progress.wake()
+		}
+		if _, err := e.db.Wait(ctx, gen); err != nil {
+			return nil
+		}
+	}
+}
+
+// Drained returns the generation of the database (schema.DB.Generation) up to
+// which everything is in changes.
+func (e *Engine) Drained() uint32 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.drained
+}
+
+// membersChanged has everybody look anew at who belongs where, and drops those
+// that no longer do.
+func (e *Engine) membersChanged() {
+	e.grantsNews.wake()
+	e.mu.Lock()
+	all := make([]*live, 0, len(e.sessions))
+	for _, l := range e.sessions {
+		all = append(all, l)
+	}
+	e.mu.Unlock()
+	for _, l := range all {
+		if !e.Admits(l.peer) {
+			e.log.Warn("dropping a node that is no longer a member", "peer", l.peer.Short())
+			l.link.Close("no longer a member")
+		}
+	}
+}
+
+// received is called after a peer's changes were taken in.
+func (e *Engine) received(b [16]byte, from identity.Key, res Received) {
+	if res.New > 0 {
+		e.log.Debug("changes received", "peer", from.Short(), "changes", res.New, "versions", res.Versions)
+	}
+}
+
+// presentable leaves out what the peer would refuse: changes of authors that
+// may not write, as far as is known here.
+func (e *Engine) presentable(b [16]byte, envelopes [][]byte) ([][]byte, error) {
+	m, err := e.Membership(b)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(envelopes, func(enc []byte) bool {
+		if enc == nil {
+			return true
+		}
+		env, err := identity.PeekEnvelope(enc)
+		return err != nil || !m.Accepts(env.Author, env.Stream, env.Seq)
+	}), nil
+}
+
+// talk runs the session of a link until it ends. Of two links with one node the
+// one that the lesser key dialled stays.
+func (e *Engine) talk(ctx context.Context, l Link, dialed bool) {
+	defer l.Close("done")
+	k := l.Peer()
+	if p := e.problem(k); !dialed && errors.Is(p.err, ErrRefused) && e.now().Before(p.until) {
+		l.Close("sent what is refused; try again later")
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { l.Close("the node is stopping") })
+	defer stop()
+	go func() {
+		select {
+		case <-l.Done():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	s, err := e.firstStream(ctx, l, dialed)
+	if err != nil {
+		return
+	}
+	defer s.Close()
+	own := &live{session: newSession(e, k, s), link: l, dialed: dialed, since: e.now()}
+	if !e.enter(own) {
+		return
+	}
+	defer e.leave(own)
+	e.log.Info("connected", "peer", k.Short(), "dialed", dialed)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { e.serveStreams(ctx, l) })
+	stopRead := context.AfterFunc(ctx, func() { s.Close() })
+	defer stopRead()
+	err = own.run(ctx, s)
+	cancel()
+	l.Close("done")
+	e.log.Info("disconnected", "peer", k.Short(), "err", err)
+	if errors.Is(err, ErrRefused) {
+		e.log.Warn("a node sent what is refused", "peer", k.String(), "err", err)
+		e.setProblem(k, err, e.now().Add(e.o.MaxBackoff))
+	}
+}
+
+// streamSync and streamBlobs are the first bytes of streams.
+const (
+	streamSync  = 's'
+	streamBlobs = 'b'
+)
+
+// firstStream opens the sync stream, or accepts the other side's.
+func (e *Engine) firstStream(ctx context.Context, l Link, dialed bool) (io.ReadWriteCloser, error) {
+	if dialed {
+		s, err := l.OpenStream(ctx)
+		if err != nil {
+			return nil, err
+		}
+		_, err = s.Write([]byte{streamSync})
+		return s, err
+	}
+	s, err := l.AcceptStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var kind [1]byte
+	if _, err := io.ReadFull(s, kind[:]); err != nil || kind[0] != streamSync {
+		s.Close()
+		return nil, fmt.Errorf("%w: the first stream is of kind %q", ErrRefused, kind[0])
+	}
+	return s, nil
+}
+
+// serveStreams hands on the further streams that the peer opens.
+func (e *Engine) serveStreams(ctx context.Context, l Link) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		s, err := l.AcceptStream(ctx)
+		if err != nil {
+			return
+		}
+		wg.Go(func() {
+			defer s.Close()
+			var kind [1]byte
+			if _, err := io.ReadFull(s, kind[:]); err != nil || kind[0] != streamBlobs || e.blobStream == nil {
+				return
+			}
+			e.blobStream(ctx, l.Peer(), s)
+		})
+	}
+}
+
+// enter makes l the session with its peer, unless there is a better one.
+func (e *Engine) enter(l *live) bool {
+	e.mu.Lock()
+	old := e.sessions[l.peer]
+	better := old == nil || l.dialed == (compareKeys(e.key, l.peer) < 0) || l.dialed == old.dialed
+	if better {
+		e.sessions[l.peer] = l
+		delete(e.problems, l.peer)
+	}
+	e.mu.Unlock()
+	if better && old != nil {
+		old.link.Close("replaced by another connection")
+	}
+	e.progress.wake()
+	return better
+}
+
+func (e *Engine) leave(l *live) {
+	e.mu.Lock()
+	if e.sessions[l.peer] == l {
+		delete(e.sessions, l.peer)
+	}
+	e.mu.Unlock()
+	e.progress.wake()
+}
+
+func compareKeys(a, b identity.Key) int { return slices.Compare(a[:], b[:]) }
+
+func (e *Engine) problem(k identity.Key) problem {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.problems[k]
+}
+
+func (e *Engine) setProblem(k identity.Key, err error, until time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.problems[k] = problem{err: err, at: e.now(), until: until}
+}
+
+// dialLoop keeps a dialler for every member that is not connected.
+func (e *Engine) dialLoop(ctx context.Context, wg *sync.WaitGroup) {
+	diallers := map[identity.Key]bool{}
+	for {
+		wait := e.grantsNews.wait()
+		peers, err := e.peers()
+		if err != nil {
+			e.log.Error("members could not be listed", "err", err)
+		}
+		for _, k := range peers {
+			if !diallers[k] {
+				diallers[k] = true
+				wg.Go(func() { e.dialPeer(ctx, k) })
+			}
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// peers returns the other members of the buckets shared here.
+func (e *Engine) peers() (keys []identity.Key, err error) {
+	uuids, err := e.Buckets()
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range uuids {
+		m, err := e.Membership(b)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range m.All() {
+			if o.Key != e.key && o.Role >= identity.ReadOnly && !slices.Contains(keys, o.Key) {
+				keys = append(keys, o.Key)
+			}
+		}
+	}
+	return keys, nil
+}
+
+// dialPeer connects to k whenever there is no session with it.
+func (e *Engine) dialPeer(ctx context.Context, k identity.Key) {
+	backoff := e.o.MinBackoff
+	for {
+		wait := e.progress.wait()
+		e.mu.Lock()
+		connected := e.sessions[k] != nil
+		e.mu.Unlock()
+		if connected {
+			backoff = e.o.MinBackoff
+			select {
+			case <-wait:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		if e.Admits(k) && !e.now().Before(e.problem(k).until) && e.dialOnce(ctx, k) {
+			continue
+		}
+		timer := time.NewTimer(backoff/2 + rand.N(backoff))
+		now := e.compare.wait()
+		select {
+		case <-now:
+		case <-timer.C:
+			backoff = min(2*backoff, e.o.MaxBackoff)
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		timer.Stop()
+	}
+}
+
+// dialOnce tries every address of k, and talks until that ends. It reports
+// whether there was a connection.
+func (e *Engine) dialOnce(ctx context.Context, k identity.Key) bool {
+	addrs, _, err := e.placesOf(k)
+	if err != nil {
+		return false
+	}
+	for _, a := range addrs {
+		dctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		l, err := e.net.Dial(dctx, a, k)
+		cancel()
+		if err != nil {
+			if ctx.Err() == nil {
+				e.log.Debug("a node was not reached", "peer", k.Short(), "addr", a, "err", err)
+				e.setProblem(k, fmt.Errorf("%s: %w", a, err), time.Time{})
+			}
+			continue
+		}
+		start := e.now()
+		e.talk(ctx, l, true)
+		return e.now().Sub(start) > time.Second
+	}
+	return false
+}
+
+// heard keeps where the peer, and others it knows of, can be found.
+func (e *Engine) heard(k identity.Key, h *hello) {
+	if err := e.setPlaces(k, h.Addrs); err != nil {
+		e.log.Error("an address could not be kept", "err", err)
+	}
+	for _, o := range h.Others {
+		if have, _, err := e.placesOf(o.Key); err == nil && len(have) == 0 && o.Key != e.key && e.Admits(o.Key) {
+			e.setPlaces(o.Key, o.Addrs)
+		}
+	}
+	e.grantsNews.wake()
+}
+
+// places returns where this node listens, and where the members do that it has
+// in common with k.
+func (e *Engine) places(k identity.Key) (own []string, others []peerPlaces) {
+	keys, err := e.peers()
+	if err != nil {
+		return e.o.Addrs, nil
+	}
+	for _, o := range keys {
+		if o == k || len(others) == maxPlaces {
+			continue
+		}
+		if addrs, _, err := e.placesOf(o); err == nil && len(addrs) > 0 {
+			others = append(others, peerPlaces{o, addrs})
+		}
+	}
+	return e.o.Addrs, others
+}
+
+// setPlaces keeps the addresses of a node, which was just heard.
+func (r *Replica) setPlaces(k identity.Key, addrs []string) error {
+	if addrs == nil {
+		addrs = []string{}
+	}
+	b, err := json.Marshal(addrs)
+	if err != nil {
+		return err
+	}
+	return r.db.Write(func(tx *schema.Tx) error {
+		s := tx.Stmt(`INSERT INTO sync_peer (key, addrs, heard) VALUES (?, ?, ?)
+			ON CONFLICT DO UPDATE SET addrs = iif(excluded.addrs = '[]', addrs, excluded.addrs), heard = excluded.heard`)
+		s.BindBytes(1, k[:])
+		s.BindText(2, string(b))
+		s.BindInt64(3, r.now().UnixNano())
+		_, err := s.Step()
+		return err
+	})
+}
+
+// placesOf returns where a node was last found, and when it was last heard.
+func (r *Replica) placesOf(k identity.Key) (addrs []string, heard time.Time, err error) {
+	err = r.db.Read(func(tx *schema.Tx) error {
+		s := tx.Stmt(`SELECT addrs, heard FROM sync_peer WHERE key = ?`)
+		s.BindBytes(1, k[:])
+		ok, err := s.Step()
+		if err != nil || !ok {
+			return err
+		}
+		heard = time.Unix(0, s.ColumnInt64(1))
+		return json.Unmarshal([]byte(s.ColumnText(0)), &addrs)
+	})
+	return addrs, heard, err
+}

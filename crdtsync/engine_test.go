@@ -1,0 +1,83 @@
+package crdtsync
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/alkdev/alkfs/crdtsync/identity"
+)
+
+func same(t *testing.T, b [16]byte, all ...*store) {
+	t.Helper()
+	settle(t, b, all...)
+	want := all[0].listing(b)
+	for _, s := range all[1:] {
+		if got := s.listing(b); got != want {
+			t.Errorf("%s has\n%s\n%s has\n%s", s.name, got, all[0].name, want)
+		}
+	}
+}
+
+func TestTwoEngines(t *testing.T) {
+	n := newMemNet()
+	a, c := newStore(t, "a"), newStore(t, "c")
+	b := a.makeBucket("team")
+	c.admit(a, b, identity.ReadWrite)
+	a.setPlaces(c.Key(), []string{"c"})
+	a.write(b, "before", "1")
+	start(t, n, a, Options{})
+	start(t, n, c, Options{})
+	same(t, b, a, c)
+	for i := range 20 {
+		a.write(b, fmt.Sprintf("d%d/a", i%5), fmt.Sprint(i))
+		c.write(b, fmt.Sprintf("d%d/c", i%5), fmt.Sprint(i))
+	}
+	same(t, b, a, c)
+}
+
+// TestThroughAThird has two nodes that only ever talk to a third.
+func TestThroughAThird(t *testing.T) {
+	n := newMemNet()
+	a, m, c := newStore(t, "a"), newStore(t, "m"), newStore(t, "c")
+	b := a.makeBucket("team")
+	m.admit(a, b, identity.ReadWrite)
+	c.admit(a, b, identity.ReadWrite)
+	n.setCut("a", "c", true)
+	m.setPlaces(a.Key(), []string{"a"})
+	m.setPlaces(c.Key(), []string{"c"})
+	for _, s := range []*store{a, m, c} {
+		start(t, n, s, Options{})
+	}
+	same(t, b, a, m, c)
+	a.write(b, "from a", "1")
+	c.write(b, "from c", "2")
+	m.write(b, "from m", "3")
+	same(t, b, a, m, c)
+}
+
+func TestPartitionHeals(t *testing.T) {
+	n := newMemNet()
+	all := []*store{newStore(t, "a"), newStore(t, "m"), newStore(t, "c")}
+	b := all[0].makeBucket("team")
+	for _, s := range all[1:] {
+		s.admit(all[0], b, identity.ReadWrite)
+		all[0].setPlaces(s.Key(), []string{s.name})
+	}
+	for _, s := range all {
+		start(t, n, s, Options{})
+	}
+	same(t, b, all...)
+	for round := range 3 {
+		n.setCut("a", "c", true)
+		n.setCut("m", "c", true)
+		for i := range 10 {
+			for _, s := range all {
+				s.write(b, fmt.Sprintf("shared/%d", i), fmt.Sprint(s.name, round, i))
+				s.write(b, fmt.Sprintf("own/%s/%d", s.name, i), fmt.Sprint(round, i))
+			}
+		}
+		n.setCut("a", "c", false)
+		n.setCut("m", "c", false)
+		same(t, b, all...)
+	}
+}

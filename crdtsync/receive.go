@@ -1,0 +1,216 @@
+package crdtsync
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/alkdev/alkfs/crdtsync/gate"
+	"github.com/alkdev/alkfs/crdtsync/identity"
+	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/schema"
+)
+
+var (
+	// ErrRefused is wrapped by the errors for a change that no honest node
+	// would have sent: who brought it is to be dropped.
+	ErrRefused = errors.New("refused")
+	// errLater says that a change cannot be taken in yet.
+	errLater = errors.New("not yet")
+)
+
+// Received says what Receive did.
+type Received struct {
+	New, Known int // changes
+	Later      int // changes held back: of a stream whose earlier ones are not here, or from the future
+	Versions   int // that were new
+	Contents   []pathtree.ContentRef
+	Conflicts  int
+}
+
+// arrival is a change on its way in.
+type arrival struct {
+	identity.Envelope
+	encoded []byte
+	change  *gate.Change
+	hash    gate.Hash
+	batch   pathtree.Batch
+	unknown int // entries of kinds that are not known here
+}
+
+// Receive takes in changes of a bucket that the node from brought, in an order
+// in which each follows what it depends on. It checks everything about them: the
+// signature, what the author may do, the document, the change itself, and each
+// version. On ErrRefused what came before the offending change has been kept.
+func (r *Replica) Receive(uuid [16]byte, from identity.Key, envelopes [][]byte) (res Received, err error) {
+	m, err := r.Membership(uuid)
+	if err != nil {
+		return res, err
+	}
+	var in []*arrival
+	var refused error
+	for _, b := range envelopes {
+		a, err := open(b, uuid)
+		if err == nil && !m.Accepts(a.Author, a.Stream, a.Seq) {
+			err = fmt.Errorf("%w: a change of %s, whose role is %s", ErrRefused, a.Author.Short(), m.Role(a.Author))
+		}
+		if err != nil {
+			refused = err
+			break
+		}
+		in = append(in, a)
+	}
+	if err := r.takeIn(uuid, from, in, &res); err != nil {
+		return res, err
+	}
+	if res.New > 0 {
+		if err := r.db.Commit(); err != nil {
+			return res, err
+		}
+		r.news.wake()
+	}
+	return res, refused
+}
+
+// takeIn imports arrivals in one transaction and, should one of them spoil it,
+// each in its own.
+func (r *Replica) takeIn(uuid [16]byte, from identity.Key, in []*arrival, res *Received) error {
+	if len(in) == 0 {
+		return nil
+	}
+	var got Received
+	err := r.db.Write(func(tx *schema.Tx) (err error) {
+		got, err = r.importAll(tx, uuid, from, in)
+		return err
+	})
+	if err == nil {
+		res.add(got)
+		return nil
+	}
+	if len(in) == 1 {
+		if errors.Is(err, errLater) || errors.Is(err, pathtree.ErrFuture) || errors.Is(err, pathtree.ErrUnknownBranch) {
+			r.log.Warn("a change is held back", "author", in[0].Author.Short(), "err", err)
+			res.Later++
+			return nil
+		}
+		if errors.Is(err, pathtree.ErrInvalid) || errors.Is(err, pathtree.ErrForged) {
+			return fmt.Errorf("%w: a change of %s: %w", ErrRefused, in[0].Author.Short(), err)
+		}
+		return err
+	}
+	half := len(in) / 2
+	if err := r.takeIn(uuid, from, in[:half], res); err != nil {
+		return err
+	}
+	return r.takeIn(uuid, from, in[half:], res)
+}
+
+func (a *Received) add(b Received) {
+	a.New += b.New
+	a.Known += b.Known
+	a.Later += b.Later
+	a.Versions += b.Versions
+	a.Conflicts += b.Conflicts
+	a.Contents = append(a.Contents, b.Contents...)
+}
+
+// open checks all that can be checked of an envelope by itself.
+func open(b []byte, bucket [16]byte) (*arrival, error) {
+	e, err := identity.OpenEnvelope(b)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	if e.Bucket != bucket {
+		return nil, fmt.Errorf("%w: a change of another bucket", ErrRefused)
+	}
+	a := &arrival{Envelope: e, encoded: b}
+	if a.change, a.hash, err = gate.Decode(e.Raw); err != nil {
+		return nil, fmt.Errorf("%w: a change of %s: %w", ErrRefused, e.Author.Short(), err)
+	}
+	if a.change.Actor != e.Stream {
+		return nil, fmt.Errorf("%w: a change of %s under another's name", ErrRefused, e.Author.Short())
+	}
+	for _, entry := range a.change.Entries {
+		err := decodeEntry(entry, e.Document, pathtree.NodeKey(e.Author), &a.batch)
+		if errors.Is(err, errUnknownKind) {
+			a.unknown++
+		} else if err != nil {
+			return nil, fmt.Errorf("%w: a change of %s: %w", ErrRefused, e.Author.Short(), err)
+		}
+	}
+	return a, nil
+}
+
+// importAll stores the changes and imports what they say.
+func (r *Replica) importAll(tx *schema.Tx, uuid [16]byte, from identity.Key, in []*arrival) (res Received, err error) {
+	sh, err := r.lookup(tx, uuid)
+	if err != nil {
+		return res, err
+	}
+	if err := r.take(tx, sh); err != nil {
+		return res, err
+	}
+	source, err := nodeID(tx, from)
+	if err != nil {
+		return res, err
+	}
+	var b pathtree.Batch
+	for _, a := range in {
+		known, err := storeArrival(tx, sh.bucket.ID, source, a)
+		if err != nil {
+			return res, err
+		}
+		if known {
+			res.Known++
+			continue
+		}
+		res.New++
+		b.Versions = append(b.Versions, a.batch.Versions...)
+		b.Records = append(b.Records, a.batch.Records...)
+	}
+	if b.Empty() {
+		return res, nil
+	}
+	got, err := r.tree.ImportBucket(tx, sh.bucket.ID, b)
+	res.Versions, res.Contents, res.Conflicts = got.New, got.Contents, len(got.Conflicts)
+	return res, err
+}
+
+// storeArrival adds a change to its document, unless it is there already.
+func storeArrival(tx *schema.Tx, bucket, source int64, a *arrival) (known bool, err error) {
+	author, err := nodeID(tx, a.Author)
+	if err != nil {
+		return false, err
+	}
+	at, last, err := streamEnd(tx, bucket, author, a.Stream)
+	if err != nil {
+		return false, err
+	}
+	if a.Seq <= at {
+		return true, nil
+	}
+	if a.Seq != at+1 {
+		return false, fmt.Errorf("%w: number %d of a stream that is here up to %d", errLater, a.Seq, at)
+	}
+	if a.Prev != last {
+		return false, fmt.Errorf("%w: %s has told this node and another different things", ErrRefused, a.Author.Short())
+	}
+	d, err := makeDoc(tx, bucket, a.Document, false)
+	if err != nil {
+		return false, err
+	}
+	startOp, docseq, ok, err := place(tx, d.id, a.Stream, a.change.Deps)
+	if err != nil {
+		return false, err
+	}
+	if !ok {
+		return false, fmt.Errorf("%w: a dependency is missing", errLater)
+	}
+	if a.change.StartOp != startOp || a.change.Seq != docseq {
+		return false, fmt.Errorf("%w: a change of %s at operation %d, number %d, where %d and %d follow",
+			ErrRefused, a.Author.Short(), a.change.StartOp, a.change.Seq, startOp, docseq)
+	}
+	return false, insertChange(tx, &change{
+		bucket: bucket, author: author, stream: a.Stream, seq: a.Seq, hash: a.hash, docseq: docseq,
+		maxop: a.change.MaxOp(), source: source, envelope: a.encoded,
+	}, d, a.change.Deps)
+}

@@ -1,0 +1,175 @@
+package crdtsync
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/alkdev/alkfs/crdtsync/identity"
+	"github.com/alkdev/alkfs/crdtsync/worker"
+	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// Replica is a store's part in the buckets it shares: what it has to tell
+// others, and what others told it. It knows no network. Safe for concurrent
+// use.
+type Replica struct {
+	db      *schema.DB
+	tree    *pathtree.Tree
+	worker  worker.Worker
+	private ed25519.PrivateKey
+	key     identity.Key
+	stream  identity.Stream // of this start
+	log     *slog.Logger
+	now     func() time.Time
+
+	news  signal     // changes came in, or were made
+	drain sync.Mutex // held while changes are made of what was taken for sending
+
+	mu      sync.Mutex // guards members
+	members map[[16]byte]membership
+}
+
+// Config configures NewReplica.
+type Config struct {
+	DB      *schema.DB
+	Tree    *pathtree.Tree
+	Worker  worker.Worker
+	Private ed25519.PrivateKey
+	Logger  *slog.Logger     // default: discard
+	Now     func() time.Time // default: time.Now
+}
+
+// NewReplica returns the replica of a store, with a stream of its own.
+func NewReplica(c Config) *Replica {
+	r := &Replica{
+		db: c.DB, tree: c.Tree, worker: c.Worker, private: c.Private, key: identity.KeyOf(c.Private),
+		log: c.Logger, now: c.Now, members: map[[16]byte]membership{},
+	}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	if r.now == nil {
+		r.now = time.Now
+	}
+	rand.Read(r.stream[:])
+	return r
+}
+
+// Key returns the identity of this node.
+func (r *Replica) Key() identity.Key { return r.key }
+
+// ErrNotShared says that a bucket is not shared here.
+var ErrNotShared = errors.New("the bucket is not shared: share it with `alkfs share BUCKET`, or join it with `alkfs join TICKET`")
+
+// lookup returns the shared bucket of a uuid.
+func (r *Replica) lookup(tx *schema.Tx, uuid [16]byte) (shared, error) {
+	all, err := r.sharedBuckets(tx)
+	if err != nil {
+		return shared{}, err
+	}
+	for _, sh := range all {
+		if sh.bucket.UUID == uuid {
+			return sh, nil
+		}
+	}
+	return shared{}, fmt.Errorf("bucket %x: %w", uuid[:4], ErrNotShared)
+}
+
+// Buckets returns the uuids of the buckets that are shared here.
+func (r *Replica) Buckets() (uuids [][16]byte, err error) {
+	err = r.db.Read(func(tx *schema.Tx) error {
+		uuids = nil
+		all, err := r.sharedBuckets(tx)
+		for _, sh := range all {
+			uuids = append(uuids, sh.bucket.UUID)
+		}
+		return err
+	})
+	return uuids, err
+}
+
+// Share begins to share a bucket, with this node as its owner. It does nothing
+// when the bucket is shared already.
+func (r *Replica) Share(bucket int64) error {
+	return r.db.Write(func(tx *schema.Tx) error { return insertShared(tx, bucket, r.key) })
+}
+
+// Adopt makes, or finds, the local copy of a bucket of others.
+func (r *Replica) Adopt(uuid [16]byte, name string, owner identity.Key, grants [][]byte) (b pathtree.Bucket, err error) {
+	err = r.db.Write(func(tx *schema.Tx) error {
+		if b, err = r.findOrAdopt(tx, uuid, name); err != nil {
+			return err
+		}
+		if err := insertShared(tx, b.ID, owner); err != nil {
+			return err
+		}
+		sh, _, err := findShared(tx, b)
+		if err != nil {
+			return err
+		}
+		if sh.owner != owner {
+			return fmt.Errorf("bucket %q is shared here with another owner, %s: that is not the bucket of the ticket", b.Name, sh.owner.Short())
+		}
+		_, err = r.addGrants(tx, sh, grants)
+		return err
+	})
+	return b, err
+}
+
+func (r *Replica) findOrAdopt(tx *schema.Tx, uuid [16]byte, name string) (pathtree.Bucket, error) {
+	all, err := r.tree.Buckets(tx)
+	if err != nil {
+		return pathtree.Bucket{}, err
+	}
+	for _, b := range all {
+		if b.UUID == uuid {
+			return b, nil
+		}
+	}
+	return r.tree.AdoptBucket(tx, uuid, name)
+}
+
+func insertShared(tx *schema.Tx, bucket int64, owner identity.Key) error {
+	s := tx.Stmt(`INSERT INTO sync_bucket (bucket, owner) VALUES (?, ?) ON CONFLICT DO NOTHING`)
+	s.BindInt64(1, bucket)
+	s.BindBytes(2, owner[:])
+	_, err := s.Step()
+	return err
+}
+
+// Drain makes changes of what this node wrote in the bucket since the last
+// Drain, and returns how many. They are committed when it returns.
+func (r *Replica) Drain(ctx context.Context, uuid [16]byte) (n int, err error) {
+	r.drain.Lock()
+	defer r.drain.Unlock()
+	if m, err := r.Membership(uuid); err != nil || m.Role(r.key) < identity.ReadWrite {
+		return 0, err // what a reader changes stays here
+	}
+	err = r.db.Write(func(tx *schema.Tx) error {
+		sh, err := r.lookup(tx, uuid)
+		if err == nil {
+			err = r.take(tx, sh)
+		}
+		return err
+	})
+	for err == nil {
+		var more int
+		if more, err = r.makeChanges(ctx, uuid); more == 0 {
+			break
+		}
+		n += more
+	}
+	if n > 0 && err == nil {
+		if err = r.db.Commit(); err == nil {
+			r.news.wake()
+		}
+	}
+	return n, err
+}

@@ -1,0 +1,422 @@
+package crdtsync
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/alkdev/alkfs/crdtsync/identity"
+)
+
+// batchBytes is about how much of changes one message carries.
+const batchBytes = 1 << 20
+
+// session is the talk with one other node over the sync stream of a connection.
+// Either side may send at any time; what is sent for a bucket begins with what
+// the other's marks say it lacks.
+type session struct {
+	e    *Engine
+	peer identity.Key
+	w    io.Writer
+	send sync.Mutex // one message at a time
+
+	greeted chan struct{} // closed once hello was sent, before which nothing else is
+
+	mu      sync.Mutex // guards what follows
+	buckets map[[16]byte]*feed
+	addrs   []string   // where the peer listens, as it says
+	told    [][16]byte // buckets in the last hello
+	acks    signal
+}
+
+// feed is what goes to the peer of one bucket.
+type feed struct {
+	marks  chan []Mark // newest marks of the peer
+	grants int         // how many the peer was sent
+	sent   int64       // number of the newest change sent
+	acked  int64       // number that the peer acknowledged
+	ack    int64       // number of the peer's to acknowledge; 0: none
+}
+
+func newSession(e *Engine, peer identity.Key, w io.Writer) *session {
+	return &session{e: e, peer: peer, w: w, greeted: make(chan struct{}), buckets: map[[16]byte]*feed{}}
+}
+
+func (s *session) write(m *message) error {
+	s.send.Lock()
+	defer s.send.Unlock()
+	return writeMessage(s.w, m)
+}
+
+// run talks until the stream or ctx ends. What it returns says why.
+func (s *session) run(ctx context.Context, r io.Reader) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel(nil)
+	wg.Go(func() {
+		err := s.hello()
+		if err == nil {
+			close(s.greeted)
+			err = s.announce(ctx)
+		}
+		cancel(err)
+	})
+	wg.Go(func() { cancel(s.acknowledge(ctx)) })
+	wg.Go(func() { cancel(s.read(ctx, &wg, cancel, bufio.NewReaderSize(r, 64<<10))) })
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+// hello tells the peer what both belong to, and what there is of each.
+func (s *session) hello() error {
+	common, err := s.e.CommonWith(s.peer)
+	if err != nil {
+		return err
+	}
+	if len(common) == 0 {
+		return fmt.Errorf("%s is no member of any bucket", s.peer.Short())
+	}
+	s.mu.Lock()
+	s.told = common
+	s.mu.Unlock()
+	own, others := s.e.places(s.peer)
+	return s.write(&message{Hello: &hello{Version: protocolVersion, Buckets: common, Addrs: own, Others: others}})
+}
+
+// read takes in what the peer sends. It never sends itself: two sides that
+// both wait for the other to read would wait for ever.
+func (s *session) read(ctx context.Context, wg *sync.WaitGroup, cancel context.CancelCauseFunc, r io.Reader) error {
+	for {
+		m, err := readMessage(r)
+		if err != nil {
+			return err
+		}
+		switch {
+		case m.Hello != nil:
+			err = s.gotHello(ctx, wg, cancel, m.Hello)
+		case m.Grants != nil:
+			err = s.gotGrants(m.Grants)
+		case m.Marks != nil:
+			err = s.gotMarks(m.Marks)
+		case m.Changes != nil:
+			err = s.gotChanges(m.Changes)
+		case m.Ack != nil:
+			s.gotAck(m.Ack)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// gotHello begins a feed for every bucket that both sides name.
+func (s *session) gotHello(ctx context.Context, wg *sync.WaitGroup, cancel context.CancelCauseFunc, h *hello) error {
+	if h.Version > protocolVersion {
+		s.e.log.Info("the other node speaks a newer protocol", "peer", s.peer.Short(), "version", h.Version)
+	}
+	s.mu.Lock()
+	s.addrs = h.Addrs
+	s.mu.Unlock()
+	s.e.heard(s.peer, h)
+	common, err := s.e.CommonWith(s.peer)
+	if err != nil {
+		return err
+	}
+	for _, b := range common {
+		if !slices.Contains(h.Buckets, b) {
+			continue
+		}
+		s.mu.Lock()
+		_, have := s.buckets[b]
+		f := &feed{marks: make(chan []Mark, 1)}
+		if !have {
+			s.buckets[b] = f
+		}
+		s.mu.Unlock()
+		if have {
+			continue
+		}
+		wg.Go(func() {
+			if err := s.feed(ctx, b, f); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	return nil
+}
+
+func (s *session) sendGrants(b [16]byte, f *feed) error {
+	s.mu.Lock()
+	after := f.grants
+	s.mu.Unlock()
+	all, more, err := s.e.Grants(b, after)
+	if err != nil || !more {
+		return err
+	}
+	s.mu.Lock()
+	f.grants = len(all)
+	s.mu.Unlock()
+	return s.write(&message{Grants: &grants{Bucket: b, Grants: all}})
+}
+
+func (s *session) sendMarks(b [16]byte) error {
+	m, err := s.e.Marks(b)
+	if err != nil {
+		return err
+	}
+	return s.write(&message{Marks: &marks{Bucket: b, Marks: m}})
+}
+
+func (s *session) find(b [16]byte) *feed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buckets[b]
+}
+
+func (s *session) gotGrants(g *grants) error {
+	if s.find(g.Bucket) == nil {
+		return nil // not a bucket that both belong to, as far as is known here
+	}
+	n, err := s.e.AddGrants(g.Bucket, g.Grants)
+	if n > 0 {
+		s.e.membersChanged()
+	}
+	return err
+}
+
+func (s *session) gotMarks(m *marks) error {
+	f := s.find(m.Bucket)
+	if f == nil {
+		return nil
+	}
+	select { // the newest ones count
+	case <-f.marks:
+	default:
+	}
+	f.marks <- m.Marks
+	return nil
+}
+
+func (s *session) gotChanges(c *changes) error {
+	f := s.find(c.Bucket)
+	if f == nil {
+		return fmt.Errorf("%w: changes of a bucket that is not shared with %s", ErrRefused, s.peer.Short())
+	}
+	res, err := s.e.Receive(c.Bucket, s.peer, c.Envelopes)
+	s.e.received(c.Bucket, s.peer, res)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	f.ack = max(f.ack, c.Upto)
+	s.mu.Unlock()
+	s.acks.wake()
+	return nil
+}
+
+// acknowledge sends the acknowledgements that read notes down.
+func (s *session) acknowledge(ctx context.Context) error {
+	for {
+		wait := s.acks.wait()
+		var due []*ack
+		s.mu.Lock()
+		for b, f := range s.buckets {
+			if f.ack != 0 {
+				due = append(due, &ack{Bucket: b, Upto: f.ack})
+				f.ack = 0
+			}
+		}
+		s.mu.Unlock()
+		for _, a := range due {
+			if err := s.write(&message{Ack: a}); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (s *session) gotAck(a *ack) {
+	if f := s.find(a.Bucket); f != nil {
+		s.mu.Lock()
+		f.acked = max(f.acked, a.Upto)
+		s.mu.Unlock()
+		s.e.progress.wake()
+	}
+}
+
+// feed sends the peer what it lacks of a bucket, and then what comes.
+func (s *session) feed(ctx context.Context, b [16]byte, f *feed) error {
+	select {
+	case <-s.greeted:
+	case <-ctx.Done():
+		return nil
+	}
+	if err := s.sendGrants(b, f); err != nil {
+		return err
+	}
+	if err := s.sendMarks(b); err != nil {
+		return err
+	}
+	var theirs []Mark
+	select {
+	case theirs = <-f.marks:
+	case <-ctx.Done():
+		return nil
+	}
+	for {
+		if err := s.catchUp(ctx, b, f, theirs); err != nil {
+			return err
+		}
+		var again bool
+		var err error
+		if theirs, again, err = s.follow(ctx, b, f); err != nil || !again {
+			return err
+		}
+	}
+}
+
+// catchUp sends everything that a node with these marks lacks.
+func (s *session) catchUp(ctx context.Context, b [16]byte, f *feed, theirs []Mark) error {
+	arrived, newest, err := s.e.Missing(b, theirs)
+	if err != nil {
+		return err
+	}
+	if len(arrived) == 0 {
+		s.mu.Lock()
+		f.sent, f.acked = max(f.sent, newest), max(f.acked, newest)
+		s.mu.Unlock()
+		s.e.progress.wake()
+		return nil
+	}
+	for len(arrived) > 0 && ctx.Err() == nil {
+		all, err := s.e.Envelopes(arrived, batchBytes)
+		if err != nil {
+			return err
+		}
+		upto := arrived[len(all)-1]
+		arrived = arrived[len(all):]
+		all, err = s.e.presentable(b, all)
+		if err != nil {
+			return err
+		}
+		if err := s.sendChanges(b, f, all, upto); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	f.sent = max(f.sent, newest)
+	s.mu.Unlock()
+	return nil
+}
+
+// follow sends what comes in after what was sent, until the peer sends marks
+// again, which it returns; false when ctx ends.
+func (s *session) follow(ctx context.Context, b [16]byte, f *feed) ([]Mark, bool, error) {
+	for {
+		wait := s.e.news.wait() // before looking
+		all, err := s.e.Since(b, f.sent, batchBytes)
+		if err != nil {
+			return nil, false, err
+		}
+		if len(all) > 0 {
+			upto := all[len(all)-1].Arrived
+			var out [][]byte
+			for _, c := range all {
+				if c.Source != s.peer && c.Author != s.peer {
+					out = append(out, c.Envelope)
+				}
+			}
+			if out, err = s.e.presentable(b, out); err != nil {
+				return nil, false, err
+			}
+			if err := s.sendChanges(b, f, out, upto); err != nil {
+				return nil, false, err
+			}
+			continue
+		}
+		select {
+		case <-wait:
+		case m := <-f.marks:
+			return m, true, nil
+		case <-ctx.Done():
+			return nil, false, nil
+		}
+	}
+}
+
+func (s *session) sendChanges(b [16]byte, f *feed, all [][]byte, upto int64) error {
+	s.mu.Lock()
+	f.sent = max(f.sent, upto)
+	if len(all) == 0 {
+		f.acked = max(f.acked, upto) // nothing of it was for the peer
+	}
+	s.mu.Unlock()
+	if len(all) == 0 {
+		return nil
+	}
+	return s.write(&message{Changes: &changes{Bucket: b, Envelopes: all, Upto: upto}})
+}
+
+// announce tells the peer of new members and buckets as they come, and now and
+// then what there is here, should anything have been held back or lost.
+func (s *session) announce(ctx context.Context) error {
+	tick := time.NewTicker(s.e.o.MarksEvery)
+	defer tick.Stop()
+	for {
+		wait, compare := s.e.grantsNews.wait(), s.e.compare.wait()
+		common, err := s.e.CommonWith(s.peer)
+		if err != nil {
+			return err
+		}
+		if len(common) == 0 {
+			return errRevoked
+		}
+		s.mu.Lock()
+		feeds := maps.Clone(s.buckets)
+		news := !slices.Equal(s.told, common)
+		s.mu.Unlock()
+		for b, f := range feeds {
+			if err := s.sendGrants(b, f); err != nil {
+				return err
+			}
+		}
+		for b := range feeds {
+			if !slices.Contains(common, b) {
+				return errRevoked // a fresh connection has what is left
+			}
+		}
+		if news {
+			if err := s.hello(); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-wait:
+			continue
+		case <-compare:
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		for b := range feeds {
+			if err := s.sendMarks(b); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// errRevoked ends a session with a node that is no member any more.
+var errRevoked = errors.New("no longer a member")

@@ -1,0 +1,156 @@
+package crdtsync
+
+import (
+	"time"
+
+	"github.com/alkdev/alkfs/crdtsync/identity"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// BucketStatus says how a shared bucket stands.
+type BucketStatus struct {
+	UUID    [16]byte
+	Name    string
+	Role    identity.Role // of this node
+	Changes int64         // kept here, of all authors
+	Waiting int64         // versions of this node's that are not in a change yet
+	Members []MemberStatus
+}
+
+// MemberStatus says how another member stands, as this node sees it. What is
+// about connections is known only where an Engine runs.
+type MemberStatus struct {
+	Key       identity.Key
+	Name      string
+	Role      identity.Role
+	Addrs     []string  // where it was last found
+	Heard     time.Time // when it was last connected; zero: never
+	Connected bool
+	Since     time.Time // of the connection
+	Behind    int64     // changes that it has not acknowledged; of use while connected
+	Err       string    // why it is not connected
+}
+
+// Status returns how every shared bucket stands, by name.
+func (r *Replica) Status() (all []BucketStatus, err error) {
+	err = r.db.Read(func(tx *schema.Tx) error {
+		all = nil
+		shares, err := r.sharedBuckets(tx)
+		if err != nil {
+			return err
+		}
+		for _, sh := range shares {
+			st, err := r.status(tx, sh)
+			if err != nil {
+				return err
+			}
+			all = append(all, st)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		for j := range all[i].Members {
+			m := &all[i].Members[j]
+			if m.Addrs, m.Heard, err = r.placesOf(m.Key); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
+}
+
+func (r *Replica) status(tx *schema.Tx, sh shared) (st BucketStatus, err error) {
+	m, err := r.membership(tx, sh)
+	if err != nil {
+		return st, err
+	}
+	st = BucketStatus{UUID: sh.bucket.UUID, Name: sh.bucket.Name, Role: m.Role(r.key)}
+	for _, o := range m.All() {
+		if o.Key != r.key {
+			st.Members = append(st.Members, MemberStatus{Key: o.Key, Name: o.Name, Role: o.Role})
+		}
+	}
+	if st.Waiting, err = count(tx, `SELECT count(*) FROM sync_out WHERE bucket = ?`, sh.bucket.ID); err != nil {
+		return st, err
+	}
+	st.Changes, err = count(tx, `SELECT count(*) FROM sync_change WHERE bucket = ?`, sh.bucket.ID)
+	return st, err
+}
+
+func count(tx *schema.Tx, query string, args ...int64) (int64, error) {
+	s := tx.Stmt(query)
+	for i, a := range args {
+		s.BindInt64(i+1, a)
+	}
+	_, err := s.Step()
+	return s.ColumnInt64(0), err
+}
+
+// Status returns how every shared bucket stands, connections included.
+func (e *Engine) Status() ([]BucketStatus, error) {
+	all, err := e.Replica.Status()
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		for j := range all[i].Members {
+			if err := e.connection(all[i].UUID, &all[i].Members[j]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
+}
+
+// connection fills in what is about connections.
+func (e *Engine) connection(b [16]byte, m *MemberStatus) error {
+	e.mu.Lock()
+	l, p := e.sessions[m.Key], e.problems[m.Key]
+	e.mu.Unlock()
+	if l == nil {
+		if p.err != nil {
+			m.Err = p.err.Error()
+		}
+		return nil
+	}
+	m.Connected, m.Since = true, l.since
+	acked := int64(0)
+	if f := l.find(b); f != nil {
+		l.session.mu.Lock()
+		acked = f.acked
+		l.session.mu.Unlock()
+	}
+	return e.db.Read(func(tx *schema.Tx) (err error) {
+		m.Behind, err = behind(tx, b, acked, m.Key)
+		return err
+	})
+}
+
+// behind counts the changes after a number that others than k made.
+func behind(tx *schema.Tx, bucket [16]byte, acked int64, k identity.Key) (int64, error) {
+	s := tx.Stmt(`SELECT count(*) FROM sync_change JOIN bucket ON bucket.id = sync_change.bucket
+		JOIN node a ON a.id = author JOIN node o ON o.id = source
+		WHERE uuid = ?1 AND arrived > ?2 AND a.key <> ?3 AND o.key <> ?3`)
+	s.BindBytes(1, bucket[:])
+	s.BindInt64(2, acked)
+	s.BindBytes(3, k[:])
+	_, err := s.Step()
+	return s.ColumnInt64(0), err
+}
+
+// Progress returns a channel that is closed when a node acknowledges something,
+// connects or leaves.
+func (e *Engine) Progress() <-chan struct{} { return e.progress.wait() }
+
+// Retry reaches for every node at once, however long it was not reached, and
+// compares with those that are connected.
+func (e *Engine) Retry() {
+	e.mu.Lock()
+	clear(e.problems)
+	e.mu.Unlock()
+	e.progress.wake()
+	e.compare.wake()
+}

@@ -1,0 +1,233 @@
+package crdtsync
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/alkdev/alkfs/crdtsync/gate"
+	"github.com/alkdev/alkfs/crdtsync/identity"
+	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// nodeID returns the local number of a node, giving it one.
+func nodeID(tx *schema.Tx, k identity.Key) (id int64, err error) {
+	s := tx.Stmt(`SELECT id FROM node WHERE key = ?`)
+	s.BindBytes(1, k[:])
+	if ok, err := s.Step(); err != nil || ok {
+		return s.ColumnInt64(0), err
+	}
+	s = tx.Stmt(`INSERT INTO node (key) VALUES (?) RETURNING id`)
+	s.BindBytes(1, k[:])
+	if _, err = s.Step(); err != nil {
+		return 0, err
+	}
+	id = s.ColumnInt64(0)
+	_, err = s.Step()
+	return id, err
+}
+
+// doc is a row of sync_doc.
+type doc struct {
+	id    int64
+	name  identity.Document
+	heads []gate.Hash
+	bad   bool
+}
+
+const selectDoc = `SELECT id, gen, heads, bad FROM sync_doc WHERE bucket = ? AND branch = ? AND dir = ? AND gen >= ? ORDER BY gen DESC`
+
+// findDoc returns the row of document d of the local bucket; false when there
+// is none. With newest, it is of the greatest generation from d.Gen on.
+func findDoc(tx *schema.Tx, bucket int64, d identity.Document, newest bool) (r doc, ok bool, err error) {
+	s := tx.Stmt(selectDoc)
+	s.BindInt64(1, bucket)
+	s.BindBytes(2, d.Branch[:])
+	s.BindInt64(3, int64(d.Dir))
+	s.BindInt64(4, int64(d.Gen))
+	for {
+		if ok, err = s.Step(); err != nil || !ok {
+			return r, false, err
+		}
+		if newest || uint32(s.ColumnInt64(1)) == d.Gen {
+			break
+		}
+	}
+	r = doc{id: s.ColumnInt64(0), name: d, bad: s.ColumnInt64(3) != 0}
+	r.name.Gen = uint32(s.ColumnInt64(1))
+	b := make([]byte, s.ColumnLen(2))
+	s.ColumnBytes(2, b)
+	for h := range slices.Chunk(b, len(gate.Hash{})) {
+		r.heads = append(r.heads, gate.Hash(h))
+	}
+	return r, true, nil
+}
+
+// makeDoc is findDoc, and adds the row where there is none.
+func makeDoc(tx *schema.Tx, bucket int64, d identity.Document, newest bool) (doc, error) {
+	r, ok, err := findDoc(tx, bucket, d, newest)
+	if err != nil || ok {
+		return r, err
+	}
+	s := tx.Stmt(`INSERT INTO sync_doc (bucket, branch, dir, gen, heads) VALUES (?, ?, ?, ?, x'') RETURNING id`)
+	s.BindInt64(1, bucket)
+	s.BindBytes(2, d.Branch[:])
+	s.BindInt64(3, int64(d.Dir))
+	s.BindInt64(4, int64(d.Gen))
+	if _, err := s.Step(); err != nil {
+		return r, err
+	}
+	r = doc{id: s.ColumnInt64(0), name: d}
+	_, err = s.Step()
+	return r, err
+}
+
+// change is a row of sync_change, but for its document and number.
+type change struct {
+	bucket   int64
+	author   int64
+	stream   identity.Stream
+	seq      uint64
+	hash     gate.Hash
+	docseq   uint64
+	maxop    uint64
+	source   int64
+	envelope []byte
+}
+
+// insertChange adds c as the newest, with the heads and the stream it moves.
+func insertChange(tx *schema.Tx, c *change, d doc, deps []gate.Hash) error {
+	s := tx.Stmt(`INSERT INTO sync_change (bucket, author, stream, seq, doc, hash, docseq, maxop, source, envelope)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	s.BindInt64(1, c.bucket)
+	s.BindInt64(2, c.author)
+	s.BindBytes(3, c.stream[:])
+	s.BindInt64(4, int64(c.seq))
+	s.BindInt64(5, d.id)
+	s.BindBytes(6, c.hash[:])
+	s.BindInt64(7, int64(c.docseq))
+	s.BindInt64(8, int64(c.maxop))
+	s.BindInt64(9, c.source)
+	s.BindBytes(10, c.envelope)
+	if _, err := s.Step(); err != nil {
+		return err
+	}
+	heads := slices.DeleteFunc(slices.Clone(d.heads), func(h gate.Hash) bool { return slices.Contains(deps, h) })
+	heads = append(heads, c.hash)
+	slices.SortFunc(heads, compareHashes)
+	var b []byte
+	for _, h := range heads {
+		b = append(b, h[:]...)
+	}
+	s = tx.Stmt(`UPDATE sync_doc SET heads = ? WHERE id = ?`)
+	s.BindBytes(1, b)
+	s.BindInt64(2, d.id)
+	if _, err := s.Step(); err != nil {
+		return err
+	}
+	s = tx.Stmt(`INSERT INTO sync_stream (bucket, author, stream, seq, last) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT DO UPDATE SET seq = excluded.seq, last = excluded.last`)
+	s.BindInt64(1, c.bucket)
+	s.BindInt64(2, c.author)
+	s.BindBytes(3, c.stream[:])
+	s.BindInt64(4, int64(c.seq))
+	last := identity.EnvelopeHash(c.envelope)
+	s.BindBytes(5, last[:])
+	_, err := s.Step()
+	return err
+}
+
+func compareHashes(a, b gate.Hash) int { return bytes.Compare(a[:], b[:]) }
+
+// streamEnd returns how far a stream has come, 0 when nothing of it has, and
+// the hash of its last envelope.
+func streamEnd(tx *schema.Tx, bucket, author int64, stream identity.Stream) (seq uint64, last [32]byte, err error) {
+	s := tx.Stmt(`SELECT seq, last FROM sync_stream WHERE bucket = ? AND author = ? AND stream = ?`)
+	s.BindInt64(1, bucket)
+	s.BindInt64(2, author)
+	s.BindBytes(3, stream[:])
+	ok, err := s.Step()
+	if err != nil || !ok {
+		return 0, last, err
+	}
+	s.ColumnBytes(1, last[:])
+	return uint64(s.ColumnInt64(0)), last, nil
+}
+
+// place returns the operation counter and the sequence number in the document
+// that the next change of stream there has, on top of deps. False when a
+// dependency is not there.
+func place(tx *schema.Tx, d int64, stream identity.Stream, deps []gate.Hash) (startOp, docseq uint64, ok bool, err error) {
+	for _, h := range deps {
+		s := tx.Stmt(`SELECT maxop FROM sync_change WHERE doc = ? AND hash = ?`)
+		s.BindInt64(1, d)
+		s.BindBytes(2, h[:])
+		if ok, err := s.Step(); err != nil || !ok {
+			return 0, 0, false, err
+		}
+		startOp = max(startOp, uint64(s.ColumnInt64(0)))
+	}
+	s := tx.Stmt(`SELECT max(docseq) FROM sync_change WHERE doc = ? AND stream = ?`)
+	s.BindInt64(1, d)
+	s.BindBytes(2, stream[:])
+	if _, err := s.Step(); err != nil {
+		return 0, 0, false, err
+	}
+	return startOp + 1, uint64(s.ColumnInt64(0)) + 1, true, nil
+}
+
+// history returns the automerge changes of a document up to one number, in an
+// order in which each follows its dependencies.
+func history(tx *schema.Tx, d, upto int64) (raws [][]byte, err error) {
+	s := tx.Stmt(`SELECT envelope FROM sync_change WHERE doc = ? AND arrived <= ? ORDER BY arrived`)
+	s.BindInt64(1, d)
+	s.BindInt64(2, upto)
+	for {
+		ok, err := s.Step()
+		if err != nil || !ok {
+			return raws, err
+		}
+		b := make([]byte, s.ColumnLen(0))
+		s.ColumnBytes(0, b)
+		e, err := identity.OpenEnvelope(b)
+		if err != nil {
+			return nil, err
+		}
+		raws = append(raws, e.Raw)
+	}
+}
+
+// shared is a row of sync_bucket.
+type shared struct {
+	bucket pathtree.Bucket
+	owner  identity.Key
+}
+
+// sharedBuckets returns the buckets that are shared.
+func (r *Replica) sharedBuckets(tx *schema.Tx) (all []shared, err error) {
+	buckets, err := r.tree.Buckets(tx)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range buckets {
+		sh, ok, err := findShared(tx, b)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			all = append(all, sh)
+		}
+	}
+	return all, nil
+}
+
+func findShared(tx *schema.Tx, b pathtree.Bucket) (sh shared, ok bool, err error) {
+	s := tx.Stmt(`SELECT owner FROM sync_bucket WHERE bucket = ?`)
+	s.BindInt64(1, b.ID)
+	if ok, err = s.Step(); err != nil || !ok {
+		return sh, false, err
+	}
+	sh = shared{bucket: b}
+	s.ColumnBytes(0, sh.owner[:])
+	return sh, true, nil
+}

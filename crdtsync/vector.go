@@ -1,0 +1,184 @@
+package crdtsync
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/alkdev/alkfs/crdtsync/identity"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// Mark says how far a stream of an author has come to a node, without gaps.
+type Mark struct {
+	Author identity.Key    `cbor:"1,keyasint"`
+	Stream identity.Stream `cbor:"2,keyasint"`
+	Seq    uint64          `cbor:"3,keyasint"`
+}
+
+// A node's marks of a bucket say exactly which changes it has, in a few bytes
+// for each start of each writer: two nodes that compare them know what each
+// lacks.
+
+// Marks returns how far every stream of a bucket has come here.
+func (r *Replica) Marks(uuid [16]byte) (marks []Mark, err error) {
+	err = r.db.Read(func(tx *schema.Tx) error {
+		sh, err := r.lookup(tx, uuid)
+		if err == nil {
+			marks, err = readMarks(tx, sh.bucket.ID)
+		}
+		return err
+	})
+	return marks, err
+}
+
+func readMarks(tx *schema.Tx, bucket int64) (marks []Mark, err error) {
+	s := tx.Stmt(`SELECT node.key, stream, seq FROM sync_stream JOIN node ON node.id = author WHERE bucket = ?`)
+	s.BindInt64(1, bucket)
+	for {
+		ok, err := s.Step()
+		if err != nil || !ok {
+			return marks, err
+		}
+		m := Mark{Seq: uint64(s.ColumnInt64(2))}
+		s.ColumnBytes(0, m.Author[:])
+		s.ColumnBytes(1, m.Stream[:])
+		marks = append(marks, m)
+	}
+}
+
+// Missing returns, in the order in which they came here, the numbers (arrived)
+// of the changes that a node with these marks does not have, up to and
+// including the newest, whose number it returns too.
+func (r *Replica) Missing(uuid [16]byte, theirs []Mark) (arrived []int64, newest int64, err error) {
+	have := map[[48]byte]uint64{}
+	key := func(m Mark) (k [48]byte) {
+		copy(k[:32], m.Author[:])
+		copy(k[32:], m.Stream[:])
+		return k
+	}
+	for _, m := range theirs {
+		have[key(m)] = m.Seq
+	}
+	err = r.db.Read(func(tx *schema.Tx) error {
+		arrived, newest = nil, 0
+		sh, err := r.lookup(tx, uuid)
+		if err != nil {
+			return err
+		}
+		ours, err := readMarks(tx, sh.bucket.ID)
+		if err != nil {
+			return err
+		}
+		for _, m := range ours {
+			if at := have[key(m)]; at < m.Seq {
+				if arrived, err = appendArrived(tx, arrived, sh.bucket.ID, m, at); err != nil {
+					return err
+				}
+			}
+		}
+		newest, err = newestArrival(tx, sh.bucket.ID)
+		return err
+	})
+	slices.SortFunc(arrived, func(a, b int64) int { return cmp.Compare(a, b) })
+	return arrived, newest, err
+}
+
+func appendArrived(tx *schema.Tx, to []int64, bucket int64, m Mark, after uint64) ([]int64, error) {
+	author, err := nodeID(tx, m.Author)
+	if err != nil {
+		return to, err
+	}
+	s := tx.Stmt(`SELECT arrived FROM sync_change WHERE bucket = ? AND author = ? AND stream = ? AND seq > ?`)
+	s.BindInt64(1, bucket)
+	s.BindInt64(2, author)
+	s.BindBytes(3, m.Stream[:])
+	s.BindInt64(4, int64(after))
+	for {
+		ok, err := s.Step()
+		if err != nil || !ok {
+			return to, err
+		}
+		to = append(to, s.ColumnInt64(0))
+	}
+}
+
+func newestArrival(tx *schema.Tx, bucket int64) (int64, error) {
+	s := tx.Stmt(`SELECT arrived FROM sync_change WHERE +bucket = ? ORDER BY arrived DESC LIMIT 1`)
+	s.BindInt64(1, bucket)
+	ok, err := s.Step()
+	if err != nil || !ok {
+		return 0, err
+	}
+	return s.ColumnInt64(0), nil
+}
+
+// Stored is a change as it is kept.
+type Stored struct {
+	Arrived  int64
+	Author   identity.Key
+	Source   identity.Key // who brought it
+	Stream   identity.Stream
+	Seq      uint64
+	Envelope []byte
+}
+
+// Since returns the changes of a bucket that came here after the one numbered
+// after, at most so many bytes of them and at least one if there is one.
+func (r *Replica) Since(uuid [16]byte, after int64, maxBytes int) (all []Stored, err error) {
+	err = r.db.Read(func(tx *schema.Tx) error {
+		all = nil
+		sh, err := r.lookup(tx, uuid)
+		if err != nil {
+			return err
+		}
+		s := tx.Stmt(`SELECT arrived, a.key, o.key, stream, seq, envelope FROM sync_change
+			JOIN node a ON a.id = author JOIN node o ON o.id = source
+			WHERE +bucket = ? AND arrived > ? ORDER BY arrived`)
+		s.BindInt64(1, sh.bucket.ID)
+		s.BindInt64(2, after)
+		for size := 0; size < maxBytes; {
+			ok, err := s.Step()
+			if err != nil || !ok {
+				return err
+			}
+			c := Stored{Arrived: s.ColumnInt64(0), Seq: uint64(s.ColumnInt64(4)), Envelope: make([]byte, s.ColumnLen(5))}
+			s.ColumnBytes(1, c.Author[:])
+			s.ColumnBytes(2, c.Source[:])
+			s.ColumnBytes(3, c.Stream[:])
+			s.ColumnBytes(5, c.Envelope)
+			size += len(c.Envelope)
+			all = append(all, c)
+		}
+		return nil
+	})
+	return all, err
+}
+
+// Envelopes returns changes by their numbers, in that order, until they come to
+// maxBytes, and at least one.
+func (r *Replica) Envelopes(arrived []int64, maxBytes int) (all [][]byte, err error) {
+	err = r.db.Read(func(tx *schema.Tx) error {
+		all = nil
+		size := 0
+		for _, n := range arrived {
+			s := tx.Stmt(`SELECT envelope FROM sync_change WHERE arrived = ?`)
+			s.BindInt64(1, n)
+			ok, err := s.Step()
+			if err != nil {
+				return err
+			}
+			if !ok {
+				all = append(all, nil)
+				continue
+			}
+			b := make([]byte, s.ColumnLen(0))
+			s.ColumnBytes(0, b)
+			all = append(all, b)
+			if size += len(b); size >= maxBytes {
+				return nil
+			}
+		}
+		return nil
+	})
+	return all, err
+}

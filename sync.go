@@ -1,0 +1,455 @@
+package alkfs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/alkdev/alkfs/crdtsync"
+	"github.com/alkdev/alkfs/crdtsync/identity"
+	"github.com/alkdev/alkfs/crdtsync/worker"
+	"github.com/alkdev/alkfs/pathtree"
+)
+
+// Names of what this package hands on.
+type (
+	NodeKey      = identity.Key
+	Role         = identity.Role
+	BucketStatus = crdtsync.BucketStatus
+	MemberStatus = crdtsync.MemberStatus
+)
+
+// Roles of a node in a shared bucket.
+const (
+	NoRole    = identity.None
+	ReadOnly  = identity.ReadOnly
+	ReadWrite = identity.ReadWrite
+	Admin     = identity.Admin
+)
+
+// ParseRole accepts ro, rw and admin.
+func ParseRole(s string) (Role, error) { return identity.ParseRole(s) }
+
+// RunDocumentWorker is what the command in SyncOptions.Worker calls: it keeps
+// documents for the process that started it, on standard input and output, until
+// that ends.
+func RunDocumentWorker() error { return worker.Main() }
+
+// SyncOptions configures StartSync.
+type SyncOptions struct {
+	Addr     string   // HOST:PORT to listen on, UDP; port 0 for any
+	Announce []string // HOST:PORT at which others find this node. Default: Addr, on every address of the machine if it names none
+	Worker   []string // command that calls RunDocumentWorker. Default: documents are kept in this process
+}
+
+// Syncer keeps the shared buckets of a store the same as those of other nodes.
+type Syncer struct {
+	s      *Store
+	engine *crdtsync.Engine
+	quic   *crdtsync.QUIC
+	worker worker.Worker
+	lock   *os.File
+	addrs  []string
+	stop   context.CancelFunc
+	done   chan struct{}
+	err    error // of the engine; set before done is closed
+}
+
+const (
+	syncLockFile   = "sync.lock"
+	syncStatusFile = "sync.json"
+)
+
+// ErrSyncing says that another process synchronises the store.
+var ErrSyncing = errors.New("another process already synchronises this store")
+
+// StartSync begins to synchronise the shared buckets with their other members,
+// and lets nodes with a ticket join. One process of a store does this.
+func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
+	if err := s.everything(); err != nil {
+		return nil, err
+	}
+	y = &Syncer{s: s, done: make(chan struct{}), worker: &worker.Local{}}
+	if y.lock, err = lockFile(filepath.Join(s.dir, syncLockFile)); err != nil {
+		return nil, err
+	}
+	if len(o.Worker) > 0 {
+		y.worker = worker.New(worker.Options{Command: o.Worker})
+	}
+	r, err := s.replica(y.worker)
+	if err == nil {
+		y.quic, err = crdtsync.ListenQUIC(r, o.Addr)
+	}
+	if err != nil {
+		return nil, errors.Join(err, y.worker.Close(), y.lock.Close())
+	}
+	if y.addrs = o.Announce; len(y.addrs) == 0 {
+		y.addrs = announced(y.quic.Addr())
+	}
+	y.engine = crdtsync.NewEngine(r, y.quic, crdtsync.Options{Addrs: y.addrs})
+	ctx, stop := context.WithCancel(context.Background())
+	y.stop = stop
+	go func() {
+		defer close(y.done)
+		var wg sync.WaitGroup
+		wg.Go(func() { y.publishStatus(ctx) })
+		y.err = y.engine.Run(ctx)
+		stop()
+		wg.Wait()
+	}()
+	return y, nil
+}
+
+// lockFile takes a lock that ends with the process.
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = ErrSyncing
+		}
+		return nil, err
+	}
+	return f, nil
+}
+
+// announced returns where a socket can be reached.
+func announced(a *net.UDPAddr) (addrs []string) {
+	if !a.IP.IsUnspecified() {
+		return []string{a.String()}
+	}
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	for _, i := range all {
+		if n, ok := i.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && len(addrs) < 16 {
+			addrs = append(addrs, net.JoinHostPort(n.IP.String(), fmt.Sprint(a.Port)))
+		}
+	}
+	return addrs
+}
+
+// Addr returns where the syncer listens.
+func (y *Syncer) Addr() net.Addr { return y.quic.Addr() }
+
+// Addrs returns where other nodes are told to find this one.
+func (y *Syncer) Addrs() []string { return y.addrs }
+
+// Done is closed when synchronising has ended; Close says why.
+func (y *Syncer) Done() <-chan struct{} { return y.done }
+
+// Close ends synchronising.
+func (y *Syncer) Close() error {
+	y.stop()
+	<-y.done
+	os.Remove(filepath.Join(y.s.dir, syncStatusFile))
+	return errors.Join(y.err, y.quic.Close(), y.worker.Close(), y.lock.Close())
+}
+
+// syncState is what a syncer leaves in the store directory for others to read.
+type syncState struct {
+	PID     int
+	Key     string
+	Addrs   []string
+	Drained uint32 // generation of the database up to which changes were made ready
+	Buckets []BucketStatus
+}
+
+// publishStatus writes syncStatusFile whenever something changes.
+func (y *Syncer) publishStatus(ctx context.Context) {
+	for {
+		wait := y.engine.Progress()
+		if err := y.writeStatus(); err != nil {
+			y.s.log.Error("the state of synchronisation could not be written", "err", err)
+		}
+		select {
+		case <-wait:
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return
+		}
+		select { // not more than some times a second
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (y *Syncer) writeStatus() error {
+	drained := y.engine.Drained()
+	all, err := y.engine.Status()
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(syncState{PID: os.Getpid(), Key: y.engine.Key().String(), Addrs: y.addrs, Drained: drained, Buckets: all})
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(y.s.dir, syncStatusFile)
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// replica returns this node's part in its shared buckets.
+func (s *Store) replica(w worker.Worker) (*crdtsync.Replica, error) {
+	private, err := nodeKey(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	return crdtsync.NewReplica(crdtsync.Config{DB: s.db, Tree: s.tree, Worker: w, Private: private, Logger: s.log}), nil
+}
+
+// syncBucket returns the replica and a bucket by name.
+func (s *Store) syncBucket(name string) (r *crdtsync.Replica, b Bucket, err error) {
+	if err := s.everything(); err != nil {
+		return nil, b, err
+	}
+	if r, err = s.replica(nil); err != nil {
+		return nil, b, err
+	}
+	b, err = s.Bucket(name)
+	return r, b, err
+}
+
+// NodeKey returns the identity of this store's node.
+func (s *Store) NodeKey() (NodeKey, error) {
+	private, err := nodeKey(s.dir)
+	if err != nil {
+		return NodeKey{}, err
+	}
+	return identity.KeyOf(private), nil
+}
+
+// ShareOptions configures Share.
+type ShareOptions struct {
+	Role    Role          // default ReadWrite
+	Expires time.Duration // default one hour
+	Uses    int           // nodes that may use the ticket. Default 1
+	Addrs   []string      // HOST:PORT of this node. Default: what the process that synchronises listens on
+}
+
+// ErrNoAddress says that a ticket could not say where to go.
+var ErrNoAddress = errors.New("nobody could reach this node: start `alkfs serve --sync ADDR` first, or say where it will be with --addr HOST:PORT")
+
+// Share returns a ticket with which other nodes join a bucket. The node that
+// shares a bucket first owns it.
+func (s *Store) Share(bucket string, o ShareOptions) (ticket string, err error) {
+	r, b, err := s.syncBucket(bucket)
+	if err != nil {
+		return "", err
+	}
+	if o.Role == NoRole {
+		o.Role = ReadWrite
+	}
+	if o.Expires == 0 {
+		o.Expires = time.Hour
+	}
+	if o.Uses == 0 {
+		o.Uses = 1
+	}
+	if len(o.Addrs) == 0 {
+		st, _, err := s.readSyncState()
+		if err != nil {
+			return "", err
+		}
+		if o.Addrs = st.Addrs; len(o.Addrs) == 0 {
+			return "", ErrNoAddress
+		}
+	}
+	t, err := r.Invite(b.ID, o.Role, time.Now().Add(o.Expires), o.Uses, o.Addrs)
+	return t.String(), err
+}
+
+// Joined is a bucket that was joined.
+type Joined = crdtsync.Joined
+
+// Join joins the bucket of a ticket under the name given, or under its own when
+// that is "". self is what others are to call this node.
+func (s *Store) Join(ctx context.Context, ticket, name, self string) (j Joined, err error) {
+	if err := s.everything(); err != nil {
+		return j, err
+	}
+	t, err := identity.ParseTicket(ticket)
+	if err != nil {
+		return j, err
+	}
+	r, err := s.replica(nil)
+	if err != nil {
+		return j, err
+	}
+	private, err := nodeKey(s.dir)
+	if err != nil {
+		return j, err
+	}
+	q, err := crdtsync.DialQUIC(private, s.log)
+	if err != nil {
+		return j, err
+	}
+	defer q.Close()
+	st, _, err := s.readSyncState()
+	if err != nil {
+		return j, err
+	}
+	return r.Join(ctx, q, t, name, self, st.Addrs)
+}
+
+// SetRole gives a member of a bucket another role, NoRole to revoke it, or
+// another name. who is its key, the beginning of it, or its name.
+func (s *Store) SetRole(bucket, who string, role Role, name string) (m MemberStatus, err error) {
+	r, b, err := s.syncBucket(bucket)
+	if err != nil {
+		return m, err
+	}
+	if m, err = findMember(r, b, who); err != nil {
+		return m, err
+	}
+	if err := r.Grant(b.UUID, m.Key, role, name); err != nil {
+		return m, err
+	}
+	return m, s.db.Sync()
+}
+
+// RenameMember gives a member of a bucket another name.
+func (s *Store) RenameMember(bucket, who, name string) error {
+	r, b, err := s.syncBucket(bucket)
+	if err != nil {
+		return err
+	}
+	if !identity.ValidName(name) {
+		return fmt.Errorf("%q is no name of a node: 1 to 64 printable bytes", name)
+	}
+	m, err := findMember(r, b, who)
+	if err != nil {
+		return err
+	}
+	if err := r.Grant(b.UUID, m.Key, m.Role, name); err != nil {
+		return err
+	}
+	return s.db.Sync()
+}
+
+func findMember(r *crdtsync.Replica, b pathtree.Bucket, who string) (found MemberStatus, err error) {
+	members, err := r.Members(b.UUID)
+	if err != nil {
+		return found, err
+	}
+	n := 0
+	for _, m := range members {
+		if m.Key != r.Key() && (m.Name == who || len(who) >= 4 && strings.HasPrefix(m.Key.String(), strings.ToLower(who))) {
+			found = MemberStatus{Key: m.Key, Name: m.Name, Role: m.Role}
+			n++
+		}
+	}
+	switch n {
+	case 1:
+		return found, nil
+	case 0:
+		return found, fmt.Errorf("no other member of %s is called %q: see `alkfs peer ls %s`", b.Name, who, b.Name)
+	default:
+		return found, fmt.Errorf("%d members of %s are called %q: name one by its key", n, b.Name, who)
+	}
+}
+
+// SyncStatus returns how the shared buckets stand, and the process that
+// synchronises them; 0 when none does.
+func (s *Store) SyncStatus() (all []BucketStatus, pid int, err error) {
+	st, running, err := s.readSyncState()
+	if err != nil {
+		return nil, 0, err
+	}
+	if running {
+		return st.Buckets, st.PID, nil
+	}
+	r, err := s.replica(nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	all, err = r.Status()
+	return all, 0, err
+}
+
+// readSyncState reads what the process that synchronises has left, if there is
+// one.
+func (s *Store) readSyncState() (st syncState, running bool, err error) {
+	f, err := lockFile(filepath.Join(s.dir, syncLockFile))
+	if err == nil {
+		return st, false, f.Close()
+	}
+	if !errors.Is(err, ErrSyncing) {
+		return st, false, err
+	}
+	b, err := os.ReadFile(filepath.Join(s.dir, syncStatusFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return st, true, nil // it has just started
+	}
+	if err != nil {
+		return st, false, err
+	}
+	return st, true, json.Unmarshal(b, &st)
+}
+
+// WaitSync returns when everything that was committed before is known to every
+// member that is connected, and there is one; ctx ends the wait.
+func (s *Store) WaitSync(ctx context.Context, bucket string) error {
+	_, b, err := s.syncBucket(bucket)
+	if err != nil {
+		return err
+	}
+	if err := s.db.Commit(); err != nil {
+		return err
+	}
+	gen := s.db.Generation()
+	for {
+		st, running, err := s.readSyncState()
+		if err != nil {
+			return err
+		}
+		if !running {
+			return errors.New("nothing synchronises this store: start `alkfs serve --sync ADDR`")
+		}
+		if int32(st.Drained-gen) >= 0 && settled(st.Buckets, b.UUID) {
+			return nil
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("not every connected member has everything yet, or none is connected (`alkfs sync status`): %w", ctx.Err())
+		}
+	}
+}
+
+func settled(all []BucketStatus, uuid [16]byte) bool {
+	connected := false
+	for _, b := range all {
+		if b.UUID != uuid {
+			continue
+		}
+		if b.Waiting > 0 {
+			return false
+		}
+		for _, m := range b.Members {
+			if m.Connected && m.Behind > 0 {
+				return false
+			}
+			connected = connected || m.Connected
+		}
+	}
+	return connected
+}
+
