@@ -25,12 +25,14 @@ const (
 	OpBucket   Op = 10 // a bucket made or removed
 	OpMerge    Op = 11 // a merge, after the events of what it changed; Ref: its id
 	OpRestore  Op = 12 // a restore, after the events of what it changed
+	OpConflict Op = 13 // versions of several nodes exclude each other; Ref: the kind of pathtree.SyncConflict
 )
 
 var opNames = [...]string{
 	OpCreate: "create", OpRemove: "remove", OpRename: "rename", OpLink: "link",
 	OpContent: "content", OpAttr: "attr", OpXattr: "xattr", OpBranch: "branch",
 	OpSnapshot: "snapshot", OpBucket: "bucket", OpMerge: "merge", OpRestore: "restore",
+	OpConflict: "conflict",
 }
 
 func (op Op) String() string {

@@ -74,6 +74,15 @@ func (c *change) owns(o version) bool {
 // version seen now. What was made and removed within a second leaves
 // nothing, except where a parent is followed, which might make one later.
 func (c *change) setDentry(parent Ino, name string, cur headDentry, ino Ino, kind uint32) error {
+	if cur.found && cur.node == derivedNode && cur.branch == c.at.branch { // what was written shows from now on
+		err := deleteDentry(c.tx, parent, name, cur.version)
+		if err == nil {
+			cur, err = c.v.dentry(c.tx, parent, name)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	w := dentryChange{parent: parent, name: name, at: c.at, ino: ino, kind: kind}
 	next := headDentry{dentryRow{c.at, ino, kind}, true, !cur.found || cur.alone && c.owns(cur.version)}
 	if !cur.found || !c.owns(cur.version) {

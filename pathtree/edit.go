@@ -216,6 +216,9 @@ func (d *edit) apply(c *change) error {
 		return err
 	}
 	for _, m := range a.moves {
+		if err := deleteDentry(c.tx, m.parent, m.name, version{c.at.branch, schema.MaxStamp, derivedNode}); err != nil {
+			return err
+		}
 		if err := insertDentry(c.tx, m.parent, m.name, c.at, m.new, m.kind); err != nil {
 			return err
 		}
@@ -229,6 +232,9 @@ func (d *edit) apply(c *change) error {
 func (a *applier) writeAffirmed() error {
 	for _, e := range slices.SortedFunc(maps.Keys(a.affirmed), compareEdges) {
 		cur, _, err := findDentry(a.c.tx, a.c.v.chain, e.parent, e.name)
+		if err == nil && cur.node == derivedNode {
+			err = deleteDentry(a.c.tx, e.parent, e.name, cur.version)
+		}
 		if err == nil {
 			err = insertDentry(a.c.tx, e.parent, e.name, a.c.at, cur.ino, cur.kind)
 		}

@@ -74,6 +74,9 @@ func (v *View) remove(tx *schema.Tx, parent Ino, name string, wantDir bool) (Ino
 func (c *change) dropName(r *inodeRow) error {
 	links := -1
 	if r.IsDir() {
+		if err := c.dropHidden(r.Ino); err != nil {
+			return err
+		}
 		empty, err := c.v.isEmpty(c.tx, r.Ino)
 		if err != nil {
 			return err
@@ -84,4 +87,36 @@ func (c *change) dropName(r *inodeRow) error {
 		links = -int(r.Nlink)
 	}
 	return c.relink(r, links)
+}
+
+// dropHidden removes further entries of a directory, which the overlay hides:
+// with the one that shows gone they would show.
+func (c *change) dropHidden(d Ino) error {
+	s := c.tx.Peek("SELECT EXISTS (SELECT 1 FROM stray)")
+	if _, err := s.Step(); err != nil || s.ColumnInt64(0) == 0 {
+		return err
+	}
+	x := &exchange{t: c.v.tree, tx: c.tx}
+	es, err := x.everNamed(d)
+	if err != nil {
+		return err
+	}
+	for _, e := range es {
+		raw, err := findRaw(x, c.v.chain, e)
+		if err != nil {
+			return err
+		}
+		if raw.ino != d {
+			continue
+		}
+		if cur, _, err := findDentry(c.tx, c.v.chain, e.parent, e.name); err != nil {
+			return err
+		} else if cur.ino == d {
+			continue
+		}
+		if err := insertDentry(c.tx, e.parent, e.name, c.at, 0, 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -155,10 +155,27 @@ func stepInode(s *sqlite.Stmt, ch chain, live bool, ino Ino) (r inodeRow, ok boo
 // with the content or, explicitly, with the attributes: the later one counts,
 // by ctime, because a version overwritten in place keeps its stamp.
 func combine(w *walk, r *inodeRow) error {
+	if r.node == derivedNode { // it says nothing but the link count
+		links := r.Nlink
+		if ok, err := w.next(); err != nil || !ok {
+			return err
+		}
+		scanInode(w.s, r)
+		err := combineRest(w, r)
+		r.Nlink, r.node = links, derivedNode
+		r.groups &^= groupLinks
+		return err
+	}
+	return combineRest(w, r)
+}
+
+// combineRest is combine where r was written by somebody.
+func combineRest(w *walk, r *inodeRow) error {
 	const setsMtime = groupContent | groupMtime
 	var next inodeRow
 	var setAt int64
 	have := r.groups
+	branch, links := r.Branch, r.Nlink // the newest row of a branch has its count
 	if have&setsMtime != 0 {
 		setAt = r.Ctime
 	}
@@ -168,6 +185,12 @@ func combine(w *walk, r *inodeRow) error {
 			return err
 		}
 		scanInode(w.s, &next)
+		if next.Branch != branch {
+			branch, links = next.Branch, next.Nlink
+		}
+		if next.node == derivedNode {
+			continue
+		}
 		set := next.groups &^ have
 		have |= set
 		if set&groupContent != 0 {
@@ -177,7 +200,7 @@ func combine(w *walk, r *inodeRow) error {
 			r.Mode, r.UID, r.GID, r.Atime = next.Mode, next.UID, next.GID, next.Atime
 		}
 		if set&groupLinks != 0 {
-			r.Nlink = next.Nlink
+			r.Nlink = links
 		}
 		if set&setsMtime != 0 && next.Ctime > setAt {
 			r.Mtime, setAt = next.Mtime, next.Ctime

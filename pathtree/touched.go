@@ -19,11 +19,12 @@ type inodeAt struct {
 
 // touched is what an import changes, and how it looked before.
 type touched struct {
-	seen   map[int64][]reach // by branch with new versions: who sees them
-	made   []int64           // branches that are new
-	heads  map[int64]*headState
-	inodes map[inodeAt]schema.Stamp // with new versions there, from when on
-	links  map[inodeAt]schema.Stamp // names of which may have come or gone in that view, from when on
+	seen     map[int64][]reach // by branch with new versions: who sees them
+	forks    []int64           // branches that are new
+	heads    map[int64]*headState
+	inodes   map[inodeAt]schema.Stamp // with new versions there, from when on
+	suspects map[int64]*suspects      // what may be wrong at a head
+	links    map[inodeAt]schema.Stamp // names of which may have come or gone in that view, from when on
 }
 
 // headState is what the head of a branch showed.
@@ -36,7 +37,7 @@ type headState struct {
 func newTouched() touched {
 	return touched{
 		seen: map[int64][]reach{}, heads: map[int64]*headState{},
-		inodes: map[inodeAt]schema.Stamp{}, links: map[inodeAt]schema.Stamp{},
+		suspects: map[int64]*suspects{}, inodes: map[inodeAt]schema.Stamp{}, links: map[inodeAt]schema.Stamp{},
 	}
 }
 
@@ -91,16 +92,21 @@ func (t *touched) noteLinks(x *exchange, branch int64, p arrival) error {
 	if err != nil {
 		return err
 	}
-	then := slices.Clone(ch)
-	for k := range then {
-		then[k].bound = min(then[k].bound, p.at.stamp)
-	}
-	was, _, err := findDentry(x.tx, then, p.Parent, p.Name)
-	if err != nil {
-		return err
-	}
 	now := t.head(branch).edges[edge{p.Parent, p.Name}]
-	for _, i := range []Ino{p.Ino, was.ino, now.ino} {
+	targets := []Ino{p.Ino, now.ino}
+	for _, s := range []schema.Stamp{p.at.stamp - 1, p.at.stamp} {
+		then := slices.Clone(ch)
+		for k := range then {
+			then[k].bound = min(then[k].bound, s)
+		}
+		was, _, err := findDentry(x.tx, then, p.Parent, p.Name)
+		if err != nil {
+			return err
+		}
+		targets = append(targets, was.ino)
+	}
+	t.suspect(branch).edge(edge{p.Parent, p.Name}, targets...)
+	for _, i := range targets {
 		if i != 0 {
 			t.noteCount(branch, p.Parent, i, p.at.stamp)
 		}
@@ -340,7 +346,16 @@ func (e *eventer) xattrs() error {
 
 // settle makes what is derived from versions agree with them.
 func (m *importer) settle() error {
+	if err := m.contests(); err != nil {
+		return err
+	}
+	if err := m.repair(); err != nil {
+		return err
+	}
 	if err := m.recount(); err != nil {
+		return err
+	}
+	if err := m.tellConflicts(); err != nil {
 		return err
 	}
 	if err := m.events(); err != nil {
@@ -351,6 +366,32 @@ func (m *importer) settle() error {
 	}
 	slices.SortFunc(m.result.Contents, func(a, b ContentRef) int { return bytes.Compare(a.Hash[:], b.Hash[:]) })
 	return nil
+}
+
+// settleLocal makes what is derived agree with what this node itself wrote.
+func (m *importer) settleLocal(written []arrival, made []int64) error {
+	m.forks = made
+	least := map[int64]schema.Stamp{}
+	for _, p := range written {
+		from(least, p.at.branch, p.at.stamp)
+	}
+	for branch, since := range least {
+		all, err := m.reach(branch, since)
+		if err != nil {
+			return err
+		}
+		m.seen[branch] = all
+	}
+	for _, p := range written {
+		if err := m.touch(m.exchange, p); err != nil {
+			return err
+		}
+		if err := m.settleSeen(p); err != nil {
+			return err
+		}
+	}
+	m.added = written
+	return m.settle()
 }
 
 // recount makes the link counts of what was touched true.
@@ -506,8 +547,12 @@ func (m *importer) dropDerived(branch int64, i Ino) error {
 	if !m.anyDerived {
 		return nil
 	}
-	s := m.tx.Stmt("DELETE FROM inode WHERE ino = ? AND branch = ? AND node >= 2000000000")
+	s := m.tx.Stmt("DELETE FROM inode WHERE ino = ? AND branch = ? AND node >= 2000000000 RETURNING stamp")
 	s.BindInt64(1, int64(i))
 	s.BindInt64(2, branch)
-	return run(s)
+	stamps, err := columnInts(s)
+	if len(stamps) == 0 || err != nil {
+		return err
+	}
+	return m.recountBelow(&inodeRow{Inode: Inode{Ino: i, Branch: branch, Stamp: schema.Stamp(slices.Min(stamps))}})
 }

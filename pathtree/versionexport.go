@@ -30,28 +30,79 @@ func (t *Tree) exportBucket(tx *schema.Tx, bucket int64) (b Batch, err error) {
 		return b, err
 	}
 	b.UpTo = tx.NextStamp()
+	var made []int64
 	if records {
-		if _, err := x.newRecords(); err != nil {
+		news, err := x.newRecords()
+		if err != nil {
 			return b, err
+		}
+		for _, r := range news {
+			if r.Kind == BranchRecord {
+				c, err := x.branch(r.UUID)
+				if err != nil {
+					return b, err
+				}
+				made = append(made, c.ID)
+			}
 		}
 		if b.Records, err = x.advanceRecords(tx.NextStamp()); err != nil {
 			return b, err
 		}
 	}
+	var written []arrival
 	for _, branch := range dirty {
 		after, err := x.advance(branch, b.UpTo)
 		if err != nil {
 			return b, err
 		}
-		err = x.versions(branch, after, schema.LocalNode, func(v *Version) error {
-			b.Versions = append(b.Versions, *v)
-			return nil
-		})
+		vs, at, err := x.rows(branch, after, schema.LocalNode)
 		if err != nil {
 			return b, err
 		}
+		for k := range vs {
+			written = append(written, arrival{&vs[k], at[k]})
+		}
+	}
+	if err := x.settleExport(written, made); err != nil {
+		return b, err
+	}
+	for _, p := range written {
+		if err := x.finish(p.Version, p.at); err != nil {
+			return b, err
+		}
+		b.Versions = append(b.Versions, *p.Version)
 	}
 	return b, nil
+}
+
+// settleExport has what is derived follow what this node wrote, where anything
+// is derived at all, and looks at forks, which may be of the past.
+func (x *exchange) settleExport(written []arrival, made []int64) error {
+	s := x.tx.Stmt(`SELECT EXISTS (SELECT 1 FROM contest) OR EXISTS (SELECT 1 FROM stray)
+		OR EXISTS (SELECT 1 FROM dentry WHERE node > 2000000000) OR EXISTS (SELECT 1 FROM inode WHERE node > 2000000000)
+		OR EXISTS (SELECT 1 FROM branch WHERE bucket = ? AND live)`)
+	s.BindInt64(1, x.bucket.ID)
+	if _, err := s.Step(); err != nil {
+		return err
+	}
+	if s.ColumnInt64(0) == 0 {
+		written = nil
+	}
+	if len(written)+len(made) == 0 {
+		return nil
+	}
+	m := newImporter(x)
+	if err := m.look(); err != nil {
+		return err
+	}
+	for _, p := range written {
+		p.Branch = x.uuids[p.at.branch]
+		var err error
+		if p.ID, err = x.id(p.at); err != nil {
+			return err
+		}
+	}
+	return m.settleLocal(written, made)
 }
 
 // ExportAll yields every version of the bucket that is kept, of every node, and
@@ -201,26 +252,36 @@ func (x *exchange) seal(branch int64, upTo schema.Stamp) error {
 // versions yields those of a branch after a stamp that a node wrote, 0 for all
 // nodes, by kind and stamp.
 func (x *exchange) versions(branch int64, after schema.Stamp, node int64, yield func(*Version) error) error {
-	if _, err := x.uuid(branch); err != nil {
+	vs, at, err := x.rows(branch, after, node)
+	if err != nil {
 		return err
+	}
+	for k := range vs {
+		if err := x.finish(&vs[k], at[k]); err != nil {
+			return err
+		}
+		if err := yield(&vs[k]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rows returns what versions yields, without the lineage.
+func (x *exchange) rows(branch int64, after schema.Stamp, node int64) (all []Version, places []version, err error) {
+	if _, err := x.uuid(branch); err != nil {
+		return nil, nil, err
 	}
 	for _, list := range []func(int64, schema.Stamp, int64) ([]Version, []version, error){
 		x.dentryVersions, x.inodeVersions, x.xattrVersions, x.asideVersions,
 	} {
 		vs, at, err := list(branch, after, node)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		for k := range vs {
-			if err := x.finish(&vs[k], at[k]); err != nil {
-				return err
-			}
-			if err := yield(&vs[k]); err != nil {
-				return err
-			}
-		}
+		all, places = append(all, vs...), append(places, at...)
 	}
-	return nil
+	return all, places, nil
 }
 
 // finish adds what a row does not say itself.

@@ -85,7 +85,9 @@ type importer struct {
 	pending    map[inodeAt][]*Version // new versions of inodes, not yet written
 	anyAside   bool                   // some version is put aside
 	anyDerived bool                   // some inode row is derived
-	forked     map[thingAt]bool       // things whose versions may be concurrent
+	added      []arrival
+	conflicts  []thingAt        // that have come up
+	forked     map[thingAt]bool // things whose versions may be concurrent
 	contents   map[ContentRef]bool
 	node       int64 // of the newest version, for events of what is derived
 }
@@ -113,11 +115,9 @@ func (m *importer) run(b *Batch) error {
 			return err
 		}
 	}
-	s = m.tx.Stmt("SELECT EXISTS (SELECT 1 FROM aside), EXISTS (SELECT 1 FROM inode WHERE node > 2000000000)")
-	if _, err := s.Step(); err != nil {
+	if err := m.look(); err != nil {
 		return err
 	}
-	m.anyAside, m.anyDerived = s.ColumnInt64(0) != 0, s.ColumnInt64(1) != 0
 	fresh, err := m.fresh(b.Versions)
 	if err != nil {
 		return err
@@ -127,7 +127,21 @@ func (m *importer) run(b *Batch) error {
 			return err
 		}
 	}
-	return m.settle()
+	if err := m.settle(); err != nil {
+		return err
+	}
+	if a, err := openAccount(m.tx, m.bucket.ID); a == nil || err != nil {
+		return err
+	}
+	return m.t.RecountQuotas(m.tx)
+}
+
+// look finds out what need not be asked for again and again.
+func (m *importer) look() error {
+	s := m.tx.Stmt("SELECT EXISTS (SELECT 1 FROM aside), EXISTS (SELECT 1 FROM inode WHERE node > 2000000000)")
+	_, err := s.Step()
+	m.anyAside, m.anyDerived = s.ColumnInt64(0) != 0, s.ColumnInt64(1) != 0
+	return err
 }
 
 // arrival is a version with its place in the tables.
@@ -239,6 +253,7 @@ func columnValue(s *sqlite.Stmt, col int) []byte {
 // add writes the rows of new versions.
 func (m *importer) add(fresh []arrival) error {
 	last := fresh[len(fresh)-1]
+	m.added = fresh
 	m.tx.ObserveStamp(last.ID.Stamp)
 	m.node = last.at.node
 	m.result.New += len(fresh)
@@ -569,7 +584,7 @@ func (m *importer) applyBranch(r *BucketRecord) error {
 	if err := run(s); err != nil {
 		return err
 	}
-	m.made = append(m.made, id)
+	m.forks = append(m.forks, id)
 	return m.recordEvent(r, notify.OpBranch, id, r.Name, id)
 }
 
