@@ -21,12 +21,11 @@ import (
 
 // member is one version of a contested thing.
 type member struct {
-	at     version
-	id     VersionID
-	prev   version
-	above  []VersionID // what it replaces
-	v      Version
-	losing bool
+	at    version
+	id    VersionID
+	prev  version
+	above []VersionID // what it replaces
+	v     Version
 }
 
 // contest is a thing with all of its versions on a branch, by ID.

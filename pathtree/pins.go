@@ -15,6 +15,8 @@ type pins struct {
 	live  bool           // some branch follows its parent
 	roots map[Ino]bool   // root directories
 	other schema.Stamp   // the cut of what is of no branch that is known
+
+	shared map[int64]bool // branches of buckets that other nodes have
 }
 
 type branchPins struct {
@@ -29,7 +31,7 @@ type branchPins struct {
 }
 
 func loadPins(tx *schema.Tx, cut Cut, now schema.Stamp) (*pins, error) {
-	p := &pins{of: map[int64]*branchPins{}, roots: map[Ino]bool{}, other: min(cut.Before, now)}
+	p := &pins{of: map[int64]*branchPins{}, roots: map[Ino]bool{}, shared: map[int64]bool{}, other: min(cut.Before, now)}
 	order, err := p.loadBranches(tx, cut, now)
 	if err != nil {
 		return nil, err
@@ -56,7 +58,7 @@ func loadPins(tx *schema.Tx, cut Cut, now schema.Stamp) (*pins, error) {
 		into[m.from.branch] = m.in.branch
 	}
 	for _, b := range slices.Backward(order) { // a child's id is greater
-		if b.gone = b.deleted != 0 && b.deleted <= b.before && !needed[b.id]; b.gone {
+		if b.gone = !p.shared[b.id] && b.deleted != 0 && b.deleted <= b.before && !needed[b.id]; b.gone {
 			p.gone = append(p.gone, b.id)
 			continue
 		}
@@ -79,7 +81,7 @@ func loadPins(tx *schema.Tx, cut Cut, now schema.Stamp) (*pins, error) {
 }
 
 func (p *pins) loadBranches(tx *schema.Tx, cut Cut, now schema.Stamp) (order []*branchPins, err error) {
-	s := tx.Stmt(`SELECT b.id, coalesce(b.parent, 0), coalesce(b.fork, 0), b.live, coalesce(b.deleted, 0), k.root, k.id
+	s := tx.Stmt(`SELECT b.id, coalesce(b.parent, 0), coalesce(b.fork, 0), b.live, coalesce(b.deleted, 0), k.root, k.id, k.shared
 		FROM branch b JOIN bucket k ON k.id = b.bucket ORDER BY b.id`)
 	for {
 		ok, err := s.Step()
@@ -96,6 +98,9 @@ func (p *pins) loadBranches(tx *schema.Tx, cut Cut, now schema.Stamp) (order []*
 		}
 		p.roots[Ino(s.ColumnInt64(5))] = true
 		p.of[b.id] = b
+		if s.ColumnInt64(7) != 0 {
+			p.shared[b.id] = true
+		}
 		order = append(order, b)
 	}
 }

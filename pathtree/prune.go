@@ -83,6 +83,7 @@ type versionRow struct {
 	version
 	set    bool // not a tombstone
 	groups int  // of an inode
+	dir    bool // a dentry that names a directory
 }
 
 // superseded marks the versions of one thing, sorted by branch and stamp, that
@@ -101,8 +102,43 @@ func (s *sweep) superseded(rows []versionRow) []bool {
 		// A view that follows a live parent takes each group from the newest
 		// version that sets it.
 		gone[k] = last || !s.pins.live || r.groups&^rows[k+1].groups == 0
+		if s.pins.shared[r.branch] {
+			gone[k] = s.sharedGone(rows[k:])
+		}
 	}
 	return gone
+}
+
+// sharedGone decides about the first of some versions in a bucket that other
+// nodes have. One of them may yet come with a version from before: it must find
+// here what it would find there. So the newest version that sets a group of an
+// inode stays, and where a directory was; the last version of all, a tombstone
+// too; and what is derived.
+func (s *sweep) sharedGone(rows []versionRow) bool {
+	const newer = 1 << 8
+	r, later := rows[0], 0
+	if r.dir || r.node >= nodeLimit {
+		return false
+	}
+	for _, o := range rows[1:] {
+		if o.branch == r.branch && o.node < nodeLimit {
+			later |= o.groups | newer
+		}
+	}
+	if later&groupContent != 0 {
+		later |= groupMtime
+	}
+	return later&newer != 0 && r.groups&^(later|groupLinks) == 0
+}
+
+// kept reports whether a thing must stay as it is: versions of it are in
+// conflict, or so are those of a name that it had.
+func (s *sweep) kept(th thing) (bool, error) {
+	q := s.tx.Stmt(`SELECT EXISTS (SELECT 1 FROM contest WHERE kind = ?1 AND ino = ?2 AND name = ?3) OR ?1 = 2 AND EXISTS
+		(SELECT 1 FROM dentry d JOIN contest c ON c.kind = 1 AND c.ino = d.parent AND c.name = d.name WHERE d.ino = ?2)`)
+	bindThing(q, 1, th)
+	_, err := q.Step()
+	return q.ColumnInt64(0) != 0, err
 }
 
 // tombstones also marks tombstones with nothing older in their branch, when no
@@ -126,13 +162,13 @@ func (s *sweep) tombstones(rows []versionRow, gone []bool) {
 		for j := k - 1; j >= 0 && rows[j].branch == r.branch; j-- {
 			first = first && gone[j]
 		}
-		if first && !r.set && r.stamp < s.pins.before(r.branch) && (having == 0 || having == r.branch) && !s.pins.live {
+		if first && !r.set && !s.pins.shared[r.branch] && r.stamp < s.pins.before(r.branch) && (having == 0 || having == r.branch) && !s.pins.live {
 			gone[k] = true
 		}
 	}
 }
 
-const pruneDentry = `SELECT branch, stamp, node, ino IS NOT NULL, 0, parent, name FROM dentry
+const pruneDentry = `SELECT branch, stamp, node, ino IS NOT NULL, 0, parent, name, kind = 4 FROM dentry
 	WHERE (parent, name) > (?, ?) ORDER BY parent, name, branch, stamp, node`
 
 func (s *sweep) dentries(p *pruner, limit int) error {
@@ -140,6 +176,9 @@ func (s *sweep) dentries(p *pruner, limit int) error {
 		p.at = []any{int64(0), ""}
 	}
 	return s.groups(p, limit, pruneDentry, func(key []any, rows []versionRow) error {
+		if kept, err := s.kept(thing{DentryVersion, Ino(key[0].(int64)), key[1].(string)}); kept || err != nil {
+			return err
+		}
 		gone := s.superseded(rows)
 		s.tombstones(rows, gone)
 		for k, r := range rows {
@@ -163,6 +202,9 @@ func (s *sweep) inodes(p *pruner, limit int) error {
 	}
 	return s.groups(p, limit, pruneInode, func(key []any, rows []versionRow) error {
 		ino := Ino(key[0].(int64))
+		if kept, err := s.kept(thing{InodeVersion, ino, ""}); kept || err != nil {
+			return err
+		}
 		gone := s.superseded(rows)
 		orphan, err := s.orphan(ino, rows)
 		if err != nil {
@@ -201,7 +243,7 @@ func deleteInode(tx *schema.Tx, ino Ino, at version) error {
 	return run(s)
 }
 
-const pruneXattr = `SELECT branch, stamp, node, value IS NOT NULL, 0, ino, name FROM xattr
+const pruneXattr = `SELECT branch, stamp, node, value IS NOT NULL, 0, ino, name, 0 FROM xattr
 	WHERE (ino, name) > (?, ?) ORDER BY ino, name, branch, stamp, node`
 
 func (s *sweep) xattrs(p *pruner, limit int) error {
@@ -210,6 +252,9 @@ func (s *sweep) xattrs(p *pruner, limit int) error {
 	}
 	return s.groups(p, limit, pruneXattr, func(key []any, rows []versionRow) error {
 		ino := Ino(key[0].(int64))
+		if kept, err := s.kept(thing{XattrVersion, ino, key[1].(string)}); kept || err != nil {
+			return err
+		}
 		gone := s.superseded(rows)
 		s.tombstones(rows, gone)
 		q := s.tx.Stmt("SELECT 1 FROM inode WHERE ino = ? LIMIT 1")
@@ -265,7 +310,7 @@ func (s *sweep) groups(p *pruner, limit int, query string, do func(key []any, ro
 			found = append(found, group{key: key})
 		}
 		g := &found[len(found)-1]
-		g.rows = append(g.rows, versionRow{columnVersion(q), q.ColumnInt64(3) != 0, int(q.ColumnInt64(4))})
+		g.rows = append(g.rows, versionRow{columnVersion(q), q.ColumnInt64(3) != 0, int(q.ColumnInt64(4)), len(key) == 2 && q.ColumnInt64(7) != 0})
 	}
 	_ = q.Reset()
 	for _, g := range found {

@@ -19,14 +19,12 @@ import (
 // swarm is a few replicas that change one bucket and exchange what they wrote,
 // in any order, doubled, and over third parties.
 type swarm struct {
-	all      []*replica
-	clock    []schema.Stamp // of each; they are not right
-	parts    []Batch        // all that was ever exported, in pieces
-	told     [][]bool       // by replica and piece
-	waiting  [][]int        // pieces that came before a branch of theirs
-	serial   int
-	contents map[blobstore.Hash]bool // published and not overwritten before it left
-	trace    []string
+	all    []*replica
+	clock  []schema.Stamp // of each; they are not right
+	parts  []Batch        // all that was ever exported, in pieces
+	told   [][]bool       // by replica and piece
+	serial int
+	trace  []string
 }
 
 // epoch is a time ahead of every clock, so that stamps do not depend on it.
