@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 	"time"
 
@@ -122,9 +123,29 @@ func (s *Store) Fetch(ctx context.Context, h Hash, size int64, prio Priority) er
 	if b.part == nil {
 		return s.vouch(ctx, b)
 	}
-	p := b.part.p
-	for first := int64(0); first < p.Groups(); first += fetchWindow {
-		if err := p.fetch(ctx, Range{first, min(fetchWindow, p.Groups()-first)}, prio); err != nil {
+	return b.part.p.fetchAll(ctx, Range{0, b.part.p.groups}, prio)
+}
+
+// FetchRange brings groups of a content, as far as it has them.
+func (s *Store) FetchRange(ctx context.Context, h Hash, size int64, r Range, prio Priority) error {
+	if r.First <= 0 && r.End() >= groupCount(size) {
+		return s.Fetch(ctx, h, size, prio)
+	}
+	b, err := s.Open(h, size)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	if b.part == nil {
+		return nil
+	}
+	return b.part.p.fetchAll(ctx, r, prio)
+}
+
+func (p *Partial) fetchAll(ctx context.Context, r Range, prio Priority) error {
+	r = r.clip(p.groups)
+	for first := r.First; first < r.End(); first += fetchWindow {
+		if err := p.fetch(ctx, Range{first, min(fetchWindow, r.End()-first)}, prio); err != nil {
 			return err
 		}
 	}
@@ -291,4 +312,11 @@ func (s *Store) evict(h Hash) (freed int64, err error) {
 	}
 	_, err = s.removeFiles([]Hash{h})
 	return freed, err
+}
+
+// HasParts reports whether some groups of a content that is not here as a whole
+// may be.
+func (s *Store) HasParts(h Hash, size int64) bool {
+	_, err := os.Stat(s.partialPath(h, size) + haveExt)
+	return err == nil
 }

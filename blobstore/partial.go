@@ -134,6 +134,20 @@ func (p *Partial) Missing(r Range) (miss []Range, err error) {
 	return p.missingLocked(r), nil
 }
 
+// Lacks is Missing as far as this process knows, without a look at the disk.
+func (p *Partial) Lacks(r Range) []Range {
+	r = r.clip(p.groups)
+	if r.Count <= 0 || p.whole.Load() != nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.have == nil {
+		return []Range{r}
+	}
+	return p.missingLocked(r)
+}
+
 // has reports whether r is known to be here.
 func (p *Partial) has(r Range) bool {
 	if p.whole.Load() != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/alkdev/alkfs/schema"
 )
 
-// errClaimed says that another process is bringing the same groups.
-var errClaimed = errors.New("another process is bringing these groups")
+// ErrClaimed says that another process is bringing the same groups.
+var ErrClaimed = errors.New("another process is bringing these groups")
 
 // Slice is a range of groups on its way into a Partial. One goroutine uses it.
 type Slice struct {
@@ -26,7 +26,7 @@ type Slice struct {
 func (p *Partial) Begin(r Range, proof []byte) (*Slice, error) {
 	release, ok, err := p.Claim(r)
 	if err == nil && !ok {
-		err = errClaimed
+		err = ErrClaimed
 	}
 	if err != nil {
 		return nil, fmt.Errorf("blob %s: %w", p.hash, err)

@@ -43,8 +43,11 @@ var ddl6 string
 //go:embed ddl7.sql
 var ddl7 string
 
+//go:embed ddl8.sql
+var ddl8 string
+
 // migrations[i] brings format i to format i+1.
-var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5, ddl6, ddl7}
+var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5, ddl6, ddl7, ddl8}
 
 // Format is the database format this package writes.
 var Format = len(migrations)
