@@ -75,6 +75,7 @@ type upkeep struct {
 
 var (
 	queue     = notify.Queue{Name: upkeepQueue, MaxAttempts: 8, Backoff: time.Minute, MaxBackoff: time.Hour}
+	limits    notify.Limits
 	locks     notify.Locks
 	schedules notify.Schedules
 )
@@ -98,14 +99,17 @@ func (u *upkeep) look(ctx context.Context) (time.Duration, error) {
 	return 0, run.do(ctx)
 }
 
-// setSchedules stores the schedules of the jobs there are, if they are not.
+// setSchedules stores the schedules of the jobs there are, if they are not, and
+// sets those right that were set when the clock was ahead.
 func (s *Store) setSchedules() error {
 	var missing []job
 	err := s.db.Read(func(tx *schema.Tx) error {
 		stored, err := schedules.List(tx)
 		specs := make(map[string]string)
 		for _, sch := range stored {
-			specs[sch.Name] = sch.Spec
+			if !schedules.Ahead(sch) {
+				specs[sch.Name] = sch.Spec
+			}
 		}
 		for _, j := range upkeepJobs {
 			if specs[j.name] != j.spec {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/alkdev/alkfs/notify"
 	"github.com/alkdev/alkfs/schema"
@@ -409,6 +412,49 @@ func TestPruneFollowsEachBucketsPolicy(t *testing.T) {
 		if err != nil || len(list) != want {
 			t.Errorf("%s: %d versions, want %d (%v)", name, len(list), want, err)
 		}
+	}
+}
+
+// TestDiskWarningsAreRare has two processes find a full disk again and again.
+func TestDiskWarningsAreRare(t *testing.T) {
+	defer func(f func(string, *unix.Statfs_t) error) { statfs = f }(statfs)
+	used := uint64(89)
+	statfs = func(_ string, st *unix.Statfs_t) error {
+		*st = unix.Statfs_t{Blocks: 100, Bfree: 100 - used, Bavail: 100 - used, Bsize: 1}
+		return nil
+	}
+	dir := t.TempDir()
+	var log bytes.Buffer
+	var stores []*Store
+	for range 2 {
+		s, err := Open(t.Context(), dir, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		stores = append(stores, s)
+	}
+	look := func(s *Store, gently bool) int {
+		t.Helper()
+		log.Reset()
+		if _, err := s.watchDisk(&work{ctx: t.Context(), gently: gently}); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(log.String(), "nearly full")
+	}
+	if n := look(stores[0], true) + look(stores[0], false); n != 0 {
+		t.Error("warned at 89 %")
+	}
+	used = 90
+	warned := 0
+	for range 3 {
+		warned += look(stores[0], true) + look(stores[1], true)
+	}
+	if warned != 1 {
+		t.Errorf("%d warnings in the log, want 1", warned)
+	}
+	if n := look(stores[0], false) + look(stores[1], false); n != 2 {
+		t.Errorf("%d warnings to who asked twice", n)
 	}
 }
 

@@ -24,6 +24,7 @@ var (
 	scrubLeast   int64 = 1 << 30             // bytes a night at least
 	scrubStep    int64 = 256 << 20           // bytes after which the place is kept
 	orphanExpiry       = 30 * 24 * time.Hour // age of a session left by a dead process
+	statfs             = unix.Statfs
 )
 
 // job is a kind of background work.
@@ -76,14 +77,29 @@ func (w *work) rest() {
 	w.rested = time.Now()
 }
 
-func (s *Store) watchDisk(*work) (string, error) {
+// watchDisk warns when the disk is nearly full: who asks by hand each time, the log
+// once an hour, whichever process finds it.
+func (s *Store) watchDisk(w *work) (string, error) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(s.dir, &st); err != nil {
+	if err := statfs(s.dir, &st); err != nil {
 		return "", pathError("statfs", s.dir, err)
 	}
 	percent := fullness(st.Blocks, st.Bfree, st.Bavail)
 	text := fmt.Sprintf("%d %% full", percent)
-	if percent >= diskWarning {
+	if percent < diskWarning {
+		return text, nil
+	}
+	may := 1
+	if w.gently {
+		err := s.db.Write(func(tx *schema.Tx) (err error) {
+			may, _, err = limits.Take(tx, "warning/disk", notify.Rate{N: 1, Per: time.Hour}, 1)
+			return err
+		})
+		if err != nil {
+			return text, err
+		}
+	}
+	if may > 0 {
 		s.log.Warn("the disk under the store is nearly full: `alkfs gc --keep` and `alkfs snapshot rm` make room",
 			"store", s.dir, "percent", percent, "free_bytes", int64(st.Bavail)*st.Bsize)
 	}

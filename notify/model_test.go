@@ -278,10 +278,97 @@ func TestSchedules(t *testing.T) {
 	if n := tick(); n != 1 {
 		t.Fatal("did not go on")
 	}
+	clock.jump = -48 * time.Hour // a clock that was ahead is set right
+	ahead := func() bool {
+		list, err := write(t, db, s.List)
+		if err != nil || len(list) != 1 {
+			t.Fatal(list, err)
+		}
+		return s.Ahead(list[0])
+	}
+	if !ahead() {
+		t.Fatal("a run two days from now is taken for one of every minute")
+	}
+	if err := set("@every 1m"); err != nil || ahead() {
+		t.Fatal("the next run is still two days from now", err)
+	}
+	clock.mono += int64(time.Minute)
+	if n := tick(); n != 1 {
+		t.Fatal("waits for the clock to be where it was")
+	}
+	clock.jump = 0
+	if err := set("30 3 * * *"); err != nil || ahead() {
+		t.Fatal(err)
+	}
+	list, err := write(t, db, s.List)
+	if err != nil || list[0].Next.Hour() != 3 || list[0].Next.Minute() != 30 || list[0].Next.Sub(clock.Now()) > 25*time.Hour {
+		t.Fatalf("%+v, %v", list, err)
+	}
 	jobs, err := write(t, db, func(tx *schema.Tx) ([]Job, error) {
 		return Queue{Name: "upkeep", Clock: clock}.Claim(tx, "w", 10, time.Minute)
 	})
 	if err != nil || len(jobs) != 1 || string(jobs[0].Payload) != "gc" {
 		t.Fatal("a job that waits stands for the runs after it", jobs, err)
+	}
+}
+
+// TestRetriesBackOff fails a job until it is dead: each wait is between half of
+// and all of twice the one before, at most MaxBackoff, and not always the same.
+func TestRetriesBackOff(t *testing.T) {
+	db := open(t, t.TempDir())
+	clock := &fakeClock{}
+	q := Queue{Name: "q", Clock: clock, MaxAttempts: 9, Backoff: time.Second, MaxBackoff: 20 * time.Second}
+	waits := map[int]map[time.Duration]bool{}
+	for run := range 20 {
+		id, err := write(t, db, func(tx *schema.Tx) (int64, error) { return q.Enqueue(tx, []byte{byte(run)}, 0, 0) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		for attempt := 1; ; attempt++ {
+			jobs, err := write(t, db, func(tx *schema.Tx) ([]Job, error) { return q.Claim(tx, "w", 1, time.Hour) })
+			if err != nil || len(jobs) != 1 || jobs[0].ID != id || jobs[0].Attempts != attempt {
+				t.Fatal(attempt, jobs, err)
+			}
+			if _, err := write(t, db, func(tx *schema.Tx) (int, error) { return 0, q.Fail(tx, jobs[0], errors.New("it broke")) }); err != nil {
+				t.Fatal(err)
+			}
+			if attempt == q.MaxAttempts {
+				break
+			}
+			due, err := write(t, db, func(tx *schema.Tx) (time.Time, error) { due, _, err := q.Next(tx); return due, err })
+			wait, most := due.Sub(clock.Now()), min(q.Backoff<<(attempt-1), q.MaxBackoff)
+			if err != nil || wait < most/2 || wait > most {
+				t.Fatalf("after failure %d: %v, want %v to %v (%v)", attempt, wait, most/2, most, err)
+			}
+			if waits[attempt] == nil {
+				waits[attempt] = map[time.Duration]bool{}
+			}
+			waits[attempt][wait] = true
+			clock.mono += int64(wait)
+		}
+		dead, err := write(t, db, func(tx *schema.Tx) ([]Job, error) { return q.List(tx, Dead, 100) })
+		if err != nil || len(dead) != run+1 || string(dead[run].Outcome) != "it broke" {
+			t.Fatal(dead, err)
+		}
+	}
+	for attempt, seen := range waits {
+		if len(seen) < 10 {
+			t.Errorf("after failure %d: %d different waits in 20", attempt, len(seen))
+		}
+	}
+	last, err := write(t, db, func(tx *schema.Tx) (int, error) { return q.RetryAll(tx) })
+	if err != nil || last != 20 {
+		t.Fatal(last, err)
+	}
+	jobs, err := write(t, db, func(tx *schema.Tx) ([]Job, error) { return q.Claim(tx, "w", 1, time.Hour) })
+	if err != nil || len(jobs) != 1 || jobs[0].Attempts != 1 {
+		t.Fatal(jobs, err)
+	}
+	if _, err := write(t, db, func(tx *schema.Tx) (int, error) { return 0, q.Ack(tx, jobs[0], []byte("42")) }); err != nil {
+		t.Fatal(err)
+	}
+	done, err := write(t, db, func(tx *schema.Tx) ([]Job, error) { return q.List(tx, Done, 10) })
+	if err != nil || len(done) != 1 || string(done[0].Outcome) != "42" {
+		t.Fatal("the result is not kept:", done, err)
 	}
 }

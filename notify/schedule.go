@@ -27,7 +27,7 @@ type Schedule struct {
 }
 
 // Set stores a schedule under its name, replacing one that is there. An
-// unchanged spec keeps its next run.
+// unchanged spec keeps its next run, unless that is Ahead.
 func (s Schedules) Set(tx *schema.Tx, name, spec, queue string, payload []byte) error {
 	next, err := s.next(spec)
 	if err != nil {
@@ -35,7 +35,7 @@ func (s Schedules) Set(tx *schema.Tx, name, spec, queue string, payload []byte) 
 	}
 	q := tx.Stmt(`INSERT INTO schedule (name, spec, queue, payload, paused, last, next) VALUES (?, ?, ?, ?, 0, 0, ?)
 		ON CONFLICT (name) DO UPDATE SET queue = excluded.queue, payload = excluded.payload,
-			next = CASE WHEN spec = excluded.spec THEN next ELSE excluded.next END, spec = excluded.spec`)
+			next = CASE WHEN spec = excluded.spec THEN min(next, excluded.next) ELSE excluded.next END, spec = excluded.spec`)
 	q.BindText(1, name)
 	q.BindText(2, spec)
 	q.BindText(3, queue)
@@ -52,6 +52,14 @@ func (s Schedules) next(spec string) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("schedule %q: %w (%w)", spec, err, syscall.EINVAL)
 	}
 	return parsed.Next(clockOr(s.Clock).Now()), nil
+}
+
+// Ahead reports whether the next run of a schedule is later than any could be: it
+// was set when the clock was ahead, and would be waited for until the clock is
+// there again.
+func (s Schedules) Ahead(sch Schedule) bool {
+	next, err := s.next(sch.Spec)
+	return err == nil && sch.Next.After(next)
 }
 
 // Pause stops a schedule, or lets it go on from now.
