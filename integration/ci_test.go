@@ -9,6 +9,7 @@ const (
 	nightly      = false
 	powerCuts    = 120 // states of the disk that are opened
 	powerSteps   = 40  // of each worker
+	faultStep    = 5   // operations on the disk from one that fails to the next
 	killRounds   = 20
 	bigFile      = 256 << 20
 	manyBranches = 1_000

@@ -8,6 +8,7 @@ const (
 	nightly      = true
 	powerCuts    = 3000 // states of the disk that are opened
 	powerSteps   = 200  // of each worker
+	faultStep    = 1    // operations on the disk from one that fails to the next
 	killRounds   = 200
 	bigFile      = 4 << 30
 	manyBranches = 10_000

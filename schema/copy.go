@@ -4,15 +4,17 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
 )
 
 // forgetProcesses drops from a copy what belongs to the processes that had the
-// original open.
+// original open. When it fails the copy is of no use, so there is no journal.
 const forgetProcesses = `
-	PRAGMA journal_mode = DELETE;
+	PRAGMA journal_mode = OFF;
+	PRAGMA synchronous = OFF;
 	DELETE FROM write_chunk;
 	DELETE FROM write_session;
 	DELETE FROM lease;
@@ -53,7 +55,7 @@ func finishCopy(ctx context.Context, path string) error {
 		return err
 	}
 	conn.SetInterrupt(ctx.Done())
-	err = sqlitex.ExecuteScript(conn, forgetProcesses, nil)
+	err = execScript(conn, forgetProcesses)
 	if err == nil {
 		err = quickCheck(conn)
 	}
@@ -69,6 +71,28 @@ func finishCopy(ctx context.Context, path string) error {
 	}
 	defer f.Close()
 	return f.Sync()
+}
+
+// execScript runs statements one after the other. That of sqlitex panics on a
+// full disk, when there is no savepoint left to go back to.
+func execScript(conn *sqlite.Conn, script string) error {
+	for script = strings.TrimSpace(script); script != ""; script = strings.TrimSpace(script) {
+		s, rest, err := conn.PrepareTransient(script)
+		if err != nil {
+			return err
+		}
+		script = script[len(script)-rest:]
+		for more := true; more && err == nil; {
+			more, err = s.Step()
+		}
+		if e := s.Finalize(); err == nil {
+			err = e
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // quickCheck returns ErrDamaged unless SQLite finds the database in order.

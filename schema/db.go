@@ -79,6 +79,7 @@ type DB struct {
 	readers chan *Tx
 
 	lostErr atomic.Pointer[error]
+	losses  atomic.Int64
 	stats   counters
 
 	stop context.CancelFunc
@@ -226,6 +227,10 @@ func (db *DB) Dir() string { return db.dir }
 
 // ReadOnly reports whether the database refuses writes.
 func (db *DB) ReadOnly() bool { return db.opts.ReadOnly }
+
+// Losses returns how often OnLost was called: what was written in this process
+// before the count went up may be lost. It changes only between transactions.
+func (db *DB) Losses() int64 { return db.losses.Load() }
 
 // OnLost has f called when acknowledged but uncommitted writes were lost to a
 // failing disk, until remove is called: caches of what the store holds must be

@@ -3,6 +3,7 @@ package schema
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -192,5 +193,36 @@ func TestForeignFilesAreRefused(t *testing.T) {
 	c.Close()
 	if _, err := Open(context.Background(), dir, Options{}); !errors.Is(err, ErrNotAStore) {
 		t.Fatalf("another application's database: got %v, want ErrNotAStore", err)
+	}
+}
+
+// A copy of the database onto a disk that is too small fails, wherever that is.
+func TestCopyToAFullDisk(t *testing.T) {
+	db := open(t, t.TempDir(), Options{})
+	if err := db.Write(func(tx *Tx) error { // for the copy to forget
+		return sqlitex.ExecuteTransient(tx.Conn(), "INSERT INTO lease (hash, owner, expires) VALUES (x'01', 'test', 1)", nil)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	room := t.TempDir()
+	full := 0
+	for kib := 4; ; kib += 4 {
+		err := syscall.Mount("alkfs-test", room, "tmpfs", 0, fmt.Sprintf("size=%dk", kib))
+		if err != nil {
+			t.Fatalf("mount a small file system (needs root): %v", err)
+		}
+		err = db.CopyTo(context.Background(), filepath.Join(room, "copy"))
+		if e := syscall.Unmount(room, syscall.MNT_DETACH); e != nil {
+			t.Fatal(e)
+		}
+		if err == nil {
+			break
+		}
+		if full++; !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("%d KiB: %v, want ENOSPC", kib, err)
+		}
+	}
+	if full < 20 {
+		t.Errorf("full only %d times", full)
 	}
 }

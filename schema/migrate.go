@@ -106,7 +106,7 @@ func migrate(ctx context.Context, c *sqlite.Conn, path string) error {
 			return err
 		}
 		for ; version < len(migrations); version++ {
-			if err := sqlitex.ExecScript(c, migrations[version]); err != nil {
+			if err := execScript(c, migrations[version]); err != nil {
 				return fmt.Errorf("migrate to format %d: %w", version+1, err)
 			}
 		}

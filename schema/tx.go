@@ -340,6 +340,7 @@ func (db *DB) lose(cause error) {
 	}
 	err := fmt.Errorf("recent changes were lost: %w", describe(cause))
 	db.lostErr.Store(&err)
+	db.losses.Add(1)
 	db.log.Error("commit failed", "error", err)
 	for _, f := range db.mu.onLost {
 		(*f)(err)

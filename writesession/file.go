@@ -55,12 +55,13 @@ type File struct {
 	cost  cost                           // guarded by change
 	roomy int64                          // bytes; the quota has room for the file up to that size; guarded by change
 
+	losses  int64             // DB.Losses at the last look at what is published; guarded by change
 	refused error             // of the last change, when the disk did not take it; guarded by change
 	kept    []*blobstore.Blob // given out by ReadOnlyBlob, no longer the base; guarded by mu
 }
 
 func newFile(s *Sessions, v *pathtree.View, in pathtree.Inode) *File {
-	f := &File{s: s, view: v, ino: in.Ino}
+	f := &File{s: s, view: v, ino: in.Ino, losses: s.db.Losses()}
 	f.mu.inode = in
 	f.mu.content = clean(in.Hash, in.Size)
 	return f
@@ -368,20 +369,36 @@ func (f *File) apply(in pathtree.Inode) {
 	}
 }
 
-// reread goes back to the version that the database has.
+// reread goes back to the version that the database has, if it has lost one.
 func (f *File) reread() {
+	f.change.Lock()
+	defer f.release()
+	_ = f.recall() // the next publish says so
+}
+
+// recall is reread with change held. The error says that the file itself is
+// lost, or that the database cannot be read.
+func (f *File) recall() error {
+	if f.losses == f.s.db.Losses() {
+		return nil
+	}
 	var in pathtree.Inode
+	var losses int64
 	err := f.s.db.Read(func(tx *schema.Tx) (err error) {
+		losses = f.s.db.Losses()
 		in, err = f.view.Inode(tx, f.ino)
 		return err
 	})
-	if err != nil {
-		return // what was lost includes the file itself
+	if gone(err) {
+		return fmt.Errorf("the file was lost, with other recent changes, when the disk failed: %w", syscall.EIO)
 	}
-	f.change.Lock()
-	defer f.release()
+	if err != nil {
+		return err
+	}
+	f.losses = losses
 	f.later.Store(nil)
 	f.revert(in)
+	return nil
 }
 
 // revert makes in, which may be older than what f knows, the published

@@ -54,6 +54,9 @@ func (f *File) Publish(ctx context.Context) (pathtree.Inode, error) {
 func (f *File) Flush(ctx context.Context) error {
 	f.change.Lock()
 	defer f.release()
+	if err := f.recall(); err != nil {
+		return f.fail("flush", err)
+	}
 	if !f.mu.dirty {
 		return nil
 	}
@@ -68,6 +71,9 @@ func (f *File) Flush(ctx context.Context) error {
 
 // publish is Publish with change held.
 func (f *File) publish(ctx context.Context) (pathtree.Inode, error) {
+	if err := f.recall(); err != nil {
+		return pathtree.Inode{}, err
+	}
 	if !f.mu.dirty {
 		return f.mu.inode, nil
 	}
@@ -89,12 +95,17 @@ func (f *File) publish(ctx context.Context) (pathtree.Inode, error) {
 	return in, nil
 }
 
-// notPublished tells a file without links from an error.
+// notPublished tells a file without links, and one that was lost, from an error.
 func (f *File) notPublished(err error) (pathtree.Inode, error) {
 	if errors.Is(err, errUnlinked) {
 		in := f.overlay(f.mu.inode)
 		in.Nlink = 0
 		return in, nil
+	}
+	if gone(err) {
+		if e := f.recall(); e != nil {
+			err = e
+		}
 	}
 	return pathtree.Inode{}, err
 }
@@ -266,6 +277,9 @@ func (f *File) Sync(ctx context.Context) error {
 func (f *File) settle(ctx context.Context) (blobstore.Hash, error) {
 	f.change.Lock()
 	defer f.release()
+	if err := f.recall(); err != nil {
+		return blobstore.Hash{}, err
+	}
 	c := &f.mu.content
 	switch {
 	case !f.mu.dirty:
