@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"io/fs"
+	"path"
 	"syscall"
 	"time"
 
@@ -190,7 +191,7 @@ func (s *Store) Usage() (u Usage, err error) {
 type SessionInfo struct {
 	writesession.Info
 	Bucket, BranchName string
-	Path               string // "" when it has none any more
+	Path               string // that publishing gives it, if it has none; "" when it was removed
 }
 
 // OpenSessions returns what is being written by any process, and what processes
@@ -205,7 +206,10 @@ func (s *Store) OpenSessions() (list []SessionInfo, err error) {
 			info := SessionInfo{Info: i}
 			if v, err := s.tree.View(tx, i.Branch, 0); err == nil {
 				info.Bucket, info.BranchName = v.Bucket().Name, v.Branch().Name
-				info.Path, _ = v.Path(tx, i.Ino)
+				if info.Path, err = v.Path(tx, i.Ino); err != nil && i.Name != "" {
+					dir, _ := v.Path(tx, i.Parent)
+					info.Path = path.Join(dir, i.Name)
+				}
 			}
 			list = append(list, info)
 		}

@@ -15,23 +15,25 @@ import (
 	"github.com/pkg/sftp"
 )
 
-// beginUpload starts a slow sftp put over a file that holds "old", and returns
-// when the server has recorded the session.
-func (s *sshServer) beginUpload(t testing.TB) *process {
+// beginUpload starts a slow sftp put, over a file that holds "old" unless it is
+// fresh, and returns when the server has recorded the session.
+func (s *sshServer) beginUpload(t testing.TB, fresh bool) (p *process, file string) {
 	t.Helper()
-	write(t, filepath.Join(s.dir, "old"), "old")
-	s.batch(t, s.dir, "put old /default/main/f")
-	big := randomFile(t, 64<<20)
+	if !fresh {
+		write(t, filepath.Join(s.dir, "old"), "old")
+		s.batch(t, s.dir, "put old /default/main/f")
+	}
+	file = randomFile(t, 64<<20)
 	cmd := exec.Command("sftp", append(s.config(), "-q", "-l", "8000", "-b", "-", "srv")...) // 1 MB/s
-	cmd.Stdin = strings.NewReader("put " + big + " /default/main/f\n")
-	p := start(t, cmd)
+	cmd.Stdin = strings.NewReader("put " + file + " /default/main/f\n")
+	p = start(t, cmd)
 	eventually(t, "the upload shows as a session", func() bool {
 		if !p.running() {
 			t.Fatalf("sftp ended: %v\n%s", p.err, p.output())
 		}
 		return strings.Contains(s.store.alkfs(t, "sessions", "ls", "--json"), `"alive":true`)
 	})
-	return p
+	return p, file
 }
 
 // orphaned waits for the one session that is left, and returns its id.
@@ -60,7 +62,7 @@ func mustHold(t testing.TB, s *store, spec, want string) {
 func TestSSHClientKilledMidUpload(t *testing.T) {
 	s := newStore(t)
 	srv := s.serve(t)
-	p := srv.beginUpload(t)
+	p, _ := srv.beginUpload(t, false)
 	p.kill()
 	id := orphaned(t, s)
 	mustHold(t, s, ":f", "old")
@@ -78,12 +80,36 @@ func TestSSHClientKilledMidUpload(t *testing.T) {
 	s.fsckDeep(t)
 }
 
+// An upload of a new file that drops leaves no file. Publishing what came of it
+// makes one, which sftp then goes on with.
+func TestSSHUploadOfANewFileDropsAndGoesOn(t *testing.T) {
+	s := newStore(t)
+	srv := s.serve(t)
+	p, whole := srv.beginUpload(t, true)
+	p.kill()
+	id := orphaned(t, s)
+	if out := s.alkfs(t, "ls", ":"); out != "" {
+		t.Errorf("ls says %q", out)
+	}
+	if out := s.alkfs(t, "sessions", "ls"); !strings.Contains(out, "f") {
+		t.Errorf("sessions ls says %q", out)
+	}
+	s.alkfs(t, "sessions", "publish", id)
+	srv.batch(t, srv.dir, "reput "+whole+" /default/main/f")
+	got := filepath.Join(t.TempDir(), "got")
+	s.alkfs(t, "get", ":f", got)
+	must(t, sameContent(whole, got))
+	srv.terminate(t)
+	s.fsckDeep(t)
+}
+
 func TestSSHServerStoppedMidUpload(t *testing.T) {
-	for _, kill := range []bool{true, false} {
-		t.Run(fmt.Sprintf("kill %v", kill), func(t *testing.T) {
+	for _, c := range []struct{ kill, fresh bool }{{true, false}, {false, false}, {true, true}, {false, true}} {
+		kill := c.kill
+		t.Run(fmt.Sprintf("kill %v new %v", kill, c.fresh), func(t *testing.T) {
 			s := newStore(t)
 			srv := s.serve(t)
-			p := srv.beginUpload(t)
+			p, _ := srv.beginUpload(t, c.fresh)
 			if kill {
 				srv.kill()
 			} else {
@@ -92,9 +118,17 @@ func TestSSHServerStoppedMidUpload(t *testing.T) {
 			if p.wait(t) == nil {
 				t.Error("sftp knows of no failure")
 			}
-			mustHold(t, s, ":f", "old")
+			check := func() {
+				t.Helper()
+				if !c.fresh {
+					mustHold(t, s, ":f", "old")
+				} else if out := s.alkfs(t, "ls", ":"); out != "" {
+					t.Errorf("ls says %q", out)
+				}
+			}
+			check()
 			srv.restart(t)
-			mustHold(t, s, ":f", "old")
+			check()
 			orphaned(t, s)
 			srv.terminate(t)
 			s.fsckDeep(t)

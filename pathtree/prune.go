@@ -223,14 +223,15 @@ func (s *sweep) inodes(p *pruner, limit int) error {
 	})
 }
 
-// orphan reports whether no version of any branch names ino, and none is young.
+// orphan reports whether no version of any branch and no write session names
+// ino, and none is young.
 func (s *sweep) orphan(ino Ino, rows []versionRow) (bool, error) {
 	for _, r := range rows {
 		if r.stamp > min(s.settled, s.pins.before(r.branch)) || s.pins.roots[ino] {
 			return false, nil
 		}
 	}
-	q := s.tx.Stmt("SELECT 1 FROM dentry WHERE ino = ? LIMIT 1")
+	q := s.tx.Stmt("SELECT 1 FROM dentry WHERE ino = ?1 UNION ALL SELECT 1 FROM write_session WHERE ino = ?1 LIMIT 1")
 	q.BindInt64(1, int64(ino))
 	named, err := q.Step()
 	return !named, err

@@ -23,7 +23,7 @@
 // status of a close or a rename comes after the commit, so it holds against
 // kill -9; fsync@openssh.com holds against a power cut. When a connection ends
 // with files open, what was written to them is kept as orphaned sessions and not
-// published: half an upload replaces nothing. Files belong to the process that
+// published: half an upload replaces nothing, and leaves no file where none was. Files belong to the process that
 // serves; modes are kept but not enforced, owners cannot be changed and set-id
 // bits not set.
 //

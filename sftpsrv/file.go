@@ -170,6 +170,9 @@ func (s *session) open(p string, flags uint32, a attrs) (obj any, finish func() 
 		changes:   flags&(openWrite|openAppend|openTrunc) != 0,
 	}
 	s.keep(f)
+	if made {
+		file.Made(w.parent.Ino, w.base)
+	}
 	if flags&openTrunc != 0 && !made {
 		finish = f.empty
 	}

@@ -31,7 +31,8 @@
 // about twice Options.PersistAfter, which holds against kill -9 alone. When a
 // process has died, New publishes the sessions it had synced, unless content
 // was published meanwhile; all others stay listed for Recover, Publish or Abort
-// and are never published by themselves: a crash leaves the old version. A
+// and are never published by themselves: a crash leaves the old version, and no
+// file where it was just being made (made.go). A
 // recorded session, and its staging file under a second name, stay until the
 // publish that ends it is as durable as the session was (kept.go).
 //

@@ -56,6 +56,7 @@ type File struct {
 	roomy int64                          // bytes; the quota has room for the file up to that size; guarded by change
 
 	losses  int64             // DB.Losses at the last look at what is published; guarded by change
+	made    place             // guarded by change
 	refused error             // of the last change, when the disk did not take it; guarded by change
 	kept    []*blobstore.Blob // given out by ReadOnlyBlob, no longer the base; guarded by mu
 }

@@ -23,7 +23,9 @@ type Info struct {
 	Mtime            int64 // ns since 1970
 	Synced           bool  // an fsync was answered
 	Created, Updated time.Time
-	published        bool // only waits for its blob to be on the disk
+	Parent           pathtree.Ino // with Name: where the file was being made;
+	Name             string       // "" when it was there before
+	published        bool         // only waits for its blob to be on the disk
 	base             blobstore.Hash
 	staging          string
 }
@@ -58,8 +60,8 @@ func readInfo(tx *schema.Tx, id int64) (Info, error) {
 }
 
 func readInfos(tx *schema.Tx) (infos []Info, err error) {
-	s := tx.Stmt(`SELECT id, owner, branch, ino, size, mtime, synced, created, updated, staging, base
-		FROM write_session ORDER BY id`)
+	s := tx.Stmt(`SELECT id, owner, branch, ino, size, mtime, synced, created, updated, staging, base, parent, name
+		FROM write_session LEFT JOIN unmade ON session = id ORDER BY id`)
 	for {
 		ok, err := s.Step()
 		if err != nil || !ok {
@@ -69,6 +71,7 @@ func readInfos(tx *schema.Tx) (infos []Info, err error) {
 			ID: s.ColumnInt64(0), Owner: s.ColumnText(1), Branch: s.ColumnInt64(2), Ino: pathtree.Ino(s.ColumnInt64(3)),
 			Size: s.ColumnInt64(4), Mtime: s.ColumnInt64(5), Synced: s.ColumnInt64(6) >= 1, published: s.ColumnInt64(6) == 2,
 			Created: time.Unix(0, s.ColumnInt64(7)), Updated: time.Unix(0, s.ColumnInt64(8)), staging: s.ColumnText(9),
+			Parent: pathtree.Ino(s.ColumnInt64(11)), Name: s.ColumnText(12),
 		}
 		in.PID = pidOf(in.Owner)
 		if s.ColumnLen(10) > 0 {

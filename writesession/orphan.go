@@ -61,6 +61,9 @@ func (s *Sessions) takeOverOne(ctx context.Context, in Info) {
 	}
 	if !in.Synced {
 		log.Warn("a process died before this was published: see `alkfs sessions`")
+		if err := s.takeOverMade(in); err != nil {
+			log.Warn("the name of a file that was being made was not removed", "name", in.Name, "error", err)
+		}
 		return
 	}
 	if err := s.publishUnchanged(ctx, in.ID); err != nil {
@@ -68,6 +71,22 @@ func (s *Sessions) takeOverOne(ctx context.Context, in Info) {
 		return
 	}
 	log.Info("published what a process had synced before it died")
+}
+
+// takeOverMade removes the name of a file that a dead process was making.
+func (s *Sessions) takeOverMade(in Info) error {
+	if in.Name == "" {
+		return nil
+	}
+	var v *pathtree.View
+	err := s.db.Read(func(tx *schema.Tx) (err error) {
+		v, err = s.tree.View(tx, in.Branch, 0)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return s.unmake(v, in.Ino, place{in.Parent, in.Name}, in.ID)
 }
 
 // takeOverPublished ends a session that was published, when the file's blob is
@@ -155,7 +174,15 @@ func (s *Sessions) Publish(ctx context.Context, id int64) (pathtree.Inode, error
 	if alive(s.db.Dir(), info.Owner) {
 		return pathtree.Inode{}, stillOpen(info)
 	}
-	return f.publishOrphan(ctx)
+	made, err := s.makeAgain(f.view, info)
+	if err != nil {
+		return pathtree.Inode{}, err
+	}
+	in, err := f.publishOrphan(ctx)
+	if err != nil && made {
+		err = errors.Join(err, s.unmake(f.view, info.Ino, place{info.Parent, info.Name}, info.ID))
+	}
+	return in, err
 }
 
 // publishUnchanged is Publish for takeOver, which holds the owner's lock. It

@@ -248,7 +248,7 @@ func (f *File) published(in pathtree.Inode) {
 	f.mu.Unlock()
 	discard(st)
 	ended := f.row
-	f.row = row{}
+	f.row, f.made = row{}, place{}
 	f.s.settled(ended, in.Hash)
 	f.roomy = 0
 	f.since.Store(0)

@@ -43,6 +43,11 @@ func (f *File) save(synced bool) error {
 		if id, found, err = f.putSession(tx, r.id, synced); err != nil {
 			return err
 		}
+		if !found {
+			if err := putPlace(tx, id, f.made); err != nil {
+				return err
+			}
+		}
 		c := &f.mu.content
 		if r.sealed && !c.base.IsZero() {
 			if err := f.s.blobs.AddFile(tx, c.base, c.baseSize); err != nil {
