@@ -23,9 +23,9 @@
 // status of a close or a rename comes after the commit, so it holds against
 // kill -9; fsync@openssh.com holds against a power cut. When a connection ends
 // with files open, what was written to them is kept as orphaned sessions and not
-// published: half an upload replaces nothing, and leaves no file where none was. Files belong to the process that
-// serves; modes are kept but not enforced, owners cannot be changed and set-id
-// bits not set.
+// published: half an upload replaces nothing, and leaves no file where none was. New files
+// belong to the process that serves; modes and owners are kept as users set them
+// and not enforced. Set-id bits cannot be set, and a write takes them away.
 //
 // # Why a filter
 //

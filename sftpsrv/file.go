@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,6 +26,7 @@ type openFile struct {
 	writable  bool
 	changes   bool // its close publishes; so for a truncating open too
 	appending bool
+	wrote     atomic.Bool
 }
 
 // allowed checks the grants as they are now, for the branch as it is named now.
@@ -78,6 +80,15 @@ func (f *openFile) write(p []byte, off uint64) error {
 	default:
 		_, err = f.File.WriteAt(p, int64(off))
 	}
+	return f.written(err)
+}
+
+// written notes that f was changed, which takes its set-id bits away: who may
+// write here is nobody on the machines that mount it.
+func (f *openFile) written(err error) error {
+	if err == nil && f.wrote.CompareAndSwap(false, true) {
+		f.File.ClearSetID()
+	}
 	return err
 }
 
@@ -89,7 +100,10 @@ func (f *openFile) writeNow(p []byte, off uint64) (done bool, err error) {
 	if err := f.mayWrite(off); err != nil {
 		return true, err
 	}
-	return f.File.TryWriteAt(p, int64(off))
+	if done, err = f.File.TryWriteAt(p, int64(off)); done {
+		err = f.written(err)
+	}
+	return done, err
 }
 
 // inode returns the file as this session sees it, whatever its names are now.
@@ -144,7 +158,11 @@ func truncate(f *writesession.File, size uint64) error {
 	if size > math.MaxInt64 {
 		return syscall.EFBIG
 	}
-	return f.Truncate(int64(size))
+	if err := f.Truncate(int64(size)); err != nil {
+		return err
+	}
+	f.ClearSetID()
+	return nil
 }
 
 // open opens or makes the file at p as an SSH_FXP_OPEN with these flags asks.
@@ -184,7 +202,7 @@ func (f *openFile) empty() error {
 	if f.File.Inode().Size == 0 {
 		return nil
 	}
-	err := f.File.Truncate(0)
+	err := f.written(f.File.Truncate(0))
 	if err != nil {
 		f.File.Close()
 		f.s.forget(f)
@@ -299,13 +317,23 @@ func (s *session) setOpen(f *writesession.File, v *pathtree.View, a attrs) error
 	})
 }
 
-// setAttrs sets everything in a but the size. Owners cannot be changed: the
-// store's files belong to those who run it. Nor can a remote user make a file
-// set-id. Setting what is so already is no change.
+// unchanged is an owner or group that is to stay, as in chown(2).
+const unchanged = math.MaxUint32
+
+// setAttrs sets everything in a but the size. Owners are what a user says, as
+// modes are: who may write to a branch may do all with it that the server may.
+// But no remote user makes a file set-id, and a new owner takes that away.
+// Setting what is so already is no change.
 func setAttrs(tx *schema.Tx, v *pathtree.View, in pathtree.Inode, a attrs) error {
 	var set pathtree.SetAttr
-	if a.flags&attrOwner != 0 && (a.uid != in.UID || a.gid != in.GID) {
-		return errDenied
+	if a.flags&attrOwner != 0 && a.uid != in.UID && a.uid != unchanged {
+		set.UID = &a.uid
+	}
+	if a.flags&attrOwner != 0 && a.gid != in.GID && a.gid != unchanged {
+		set.GID = &a.gid
+	}
+	if a.flags&attrMode == 0 && (set.UID != nil || set.GID != nil) {
+		a.flags, a.mode = a.flags|attrMode, in.Mode
 	}
 	if a.flags&attrMode != 0 && !in.IsSymlink() {
 		mode := a.mode & 0o1777

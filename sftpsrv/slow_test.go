@@ -344,19 +344,7 @@ func TestWhatFollowsACloseFindsTheFileClosed(t *testing.T) {
 			}
 		}
 		world.read(func(tx *schema.Tx) error { // as others see it
-			b, err := world.c.Tree.Bucket(tx, "ws")
-			if err != nil {
-				return err
-			}
-			br, err := world.c.Tree.Branch(tx, b.ID, "main")
-			if err != nil {
-				return err
-			}
-			v, err := world.c.Tree.View(tx, br.ID, 0)
-			if err != nil {
-				return err
-			}
-			in, err := v.Resolve(tx, "f")
+			in, err := world.main(tx).Resolve(tx, "f")
 			if in.Size != size || in.Mtime != int64(i)*int64(time.Second) {
 				t.Errorf("round %d: %d bytes of time %d", i, in.Size, in.Mtime)
 			}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path"
@@ -20,6 +21,54 @@ import (
 	"github.com/alkdev/alkfs/schema"
 	"github.com/alkdev/alkfs/writesession"
 )
+
+// A grant is for names of branches: an open file obeys that for the name its
+// branch has now.
+func TestOpenFilesFollowTheNameOfTheirBranch(t *testing.T) {
+	w := newWorld(t, Options{})
+	c := w.client("ann", w.user("ann", "ws/dev", "ws/seen-*=ro"))
+	const p = "/ws/dev/f"
+	put(t, c, p, "text")
+	f, err := c.OpenFile(p, os.O_RDWR)
+	must(t, err)
+	rename := func(from, to string) {
+		t.Helper()
+		w.write(func(tx *schema.Tx) error {
+			b, err := w.c.Tree.Bucket(tx, "ws")
+			if err != nil {
+				return err
+			}
+			br, err := w.c.Tree.Branch(tx, b.ID, from)
+			if err == nil && to == "" {
+				return w.c.Tree.RemoveBranch(tx, br.ID)
+			}
+			if err != nil {
+				return err
+			}
+			return w.c.Tree.RenameBranch(tx, br.ID, to)
+		})
+	}
+	write := func() error { _, err := f.WriteAt([]byte("T"), 0); return err }
+	read := func() error { _, err := f.ReadAt(make([]byte, 1), 0); return err }
+	rename("dev", "hidden")
+	denied(t, "write under a name without a grant", write(), statusDenied)
+	denied(t, "read under a name without a grant", read(), statusDenied)
+	_, err = f.Stat()
+	denied(t, "fstat under a name without a grant", err, statusDenied)
+	denied(t, "fsetstat under a name without a grant", f.Chmod(0o600), statusDenied)
+	rename("hidden", "seen-1")
+	denied(t, "write under a name that may be read", write(), statusDenied)
+	must(t, read())
+	rename("seen-1", "dev")
+	must(t, write())
+	must(t, read())
+	rename("dev", "")
+	denied(t, "write to a branch that was removed", write(), statusFailure)
+	denied(t, "read of a branch that was removed", read(), statusFailure)
+	if f.Close() == nil {
+		t.Error("what was written to a branch that was removed is published")
+	}
+}
 
 func names(t *testing.T, c *sftp.Client, p string) []string {
 	t.Helper()
@@ -142,6 +191,7 @@ func TestReadOnlyGrantsRefuseEveryChange(t *testing.T) {
 		"link":         c.Link("/ws/main/f", "/ws/main/g"),
 		"symlink":      c.Symlink("f", "/ws/main/g"),
 		"chmod":        c.Chmod("/ws/main/f", 0o600),
+		"chown":        c.Chown("/ws/main/f", 1, 1),
 		"chtimes":      c.Chtimes("/ws/main/f", time.Unix(1, 0), time.Unix(1, 0)),
 		"truncate":     c.Truncate("/ws/main/f", 1),
 		"fork":         c.Mkdir("/ws/branch"),
@@ -310,7 +360,11 @@ func TestAttributes(t *testing.T) {
 	if st, _ = c.Stat(p); st.Mode() != 0o755 {
 		t.Errorf("a set-id bit was set: %v", st.Mode())
 	}
-	denied(t, "chown", c.Chown(p, 12345, 12345), statusDenied)
+	must(t, c.Chown(p, 12345, 23456))
+	must(t, c.Chown(p, 12346, math.MaxUint32)) // as sshfs says that the group stays
+	if st, _ = c.Stat(p); st.Sys().(*sftp.FileStat).UID != 12346 || st.Sys().(*sftp.FileStat).GID != 23456 {
+		t.Errorf("after chown: %+v", st.Sys())
+	}
 	must(t, c.Truncate(p, 2))
 	if got := get(t, c, p); got != "te" {
 		t.Errorf("truncated: %q", got)
@@ -347,6 +401,60 @@ func TestAttributes(t *testing.T) {
 		t.Errorf("read after unlink: %q, %v", b, err)
 	}
 	must(t, f.Close())
+}
+
+// A set-id bit that root made on a mount does not outlive what an SFTP user does
+// to the file.
+func TestSetIDBitsDoNotOutliveAChange(t *testing.T) {
+	w := newWorld(t, Options{})
+	c := w.client("ann", w.user("ann", "ws"))
+	const p = "/ws/main/f"
+	open := func(flags int, do func(f *sftp.File) error) error {
+		f, err := c.OpenFile(p, flags)
+		must(t, err)
+		must(t, do(f))
+		return f.Close()
+	}
+	for what, change := range map[string]func() error{
+		"write": func() error {
+			return open(os.O_WRONLY, func(f *sftp.File) error { _, err := f.Write([]byte("x")); return err })
+		},
+		"append": func() error {
+			return open(os.O_WRONLY|os.O_APPEND, func(f *sftp.File) error { _, err := f.Write([]byte("x")); return err })
+		},
+		"fsync after write": func() error {
+			return open(os.O_WRONLY, func(f *sftp.File) error {
+				if _, err := f.Write([]byte("x")); err != nil {
+					return err
+				}
+				return f.Sync()
+			})
+		},
+		"open to truncate": func() error { return open(os.O_WRONLY|os.O_TRUNC, func(*sftp.File) error { return nil }) },
+		"truncate":         func() error { return c.Truncate(p, 1) },
+		"chown":            func() error { return c.Chown(p, 77, 77) },
+		"chmod":            func() error { return c.Chmod(p, 0o755) },
+	} {
+		put(t, c, p, "text")
+		w.write(func(tx *schema.Tx) error {
+			v := w.main(tx)
+			in, err := v.Resolve(tx, "f")
+			if err != nil {
+				return err
+			}
+			mode := uint32(0o6755)
+			_, err = v.SetAttr(tx, in.Ino, pathtree.SetAttr{Mode: &mode})
+			return err
+		})
+		must(t, change())
+		w.read(func(tx *schema.Tx) error {
+			in, err := w.main(tx).Resolve(tx, "f")
+			if in.Mode&0o7777 != 0o755 {
+				t.Errorf("after %s: mode %o", what, in.Mode)
+			}
+			return err
+		})
+	}
 }
 
 func TestLinksAndDirectories(t *testing.T) {

@@ -123,6 +123,18 @@ func (w *world) read(f func(tx *schema.Tx) error) {
 	must(w.t, w.c.DB.Read(f))
 }
 
+// main is the branch main of ws as a surface of its own sees it.
+func (w *world) main(tx *schema.Tx) *pathtree.View {
+	w.t.Helper()
+	b, err := w.c.Tree.Bucket(tx, "ws")
+	must(w.t, err)
+	br, err := w.c.Tree.Branch(tx, b.ID, "main")
+	must(w.t, err)
+	v, err := w.c.Tree.View(tx, br.ID, 0)
+	must(w.t, err)
+	return v
+}
+
 func newKey(t testing.TB) ssh.Signer {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"syscall"
 	"time"
 
@@ -341,7 +342,13 @@ func (f *File) unclaim() {
 	if r.id == 0 && r.link == "" {
 		return
 	}
-	if err := f.s.db.Write(func(tx *schema.Tx) error { return deleteRow(tx, r.id) }); err != nil {
+	del := func(tx *schema.Tx) error { return deleteRow(tx, r.id) }
+	err := f.s.db.Write(del)
+	if err != nil && r.link != "" { // perhaps it is this very file that fills the disk
+		os.Remove(f.s.stagingPath(r.link))
+		err = f.s.db.Write(del)
+	}
+	if err != nil {
 		f.s.log.Warn("ended session not deleted", "session", r.id, "error", err)
 		return
 	}
