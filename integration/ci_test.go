@@ -14,5 +14,7 @@ const (
 	bigFile      = 256 << 20
 	manyBranches = 1_000
 	sshFile      = 64 << 20 // bytes, moved by each SSH client
+	sshBig       = 1 << 30  // moved by OpenSSH's sftp
+	sshSlow      = 4 << 20  // moved by paramiko
 	churnTime    = 2 * time.Minute
 )

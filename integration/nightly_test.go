@@ -13,5 +13,7 @@ const (
 	bigFile      = 4 << 30
 	manyBranches = 10_000
 	sshFile      = 1 << 30 // bytes, moved by each SSH client
+	sshBig       = 1 << 30 // moved by OpenSSH's sftp
+	sshSlow      = 1 << 30 // moved by paramiko
 	churnTime    = 30 * time.Minute
 )

@@ -14,12 +14,12 @@ import (
 func TestSFTPBatchOfEveryCommand(t *testing.T) {
 	s := newStore(t)
 	srv := s.serve(t)
-	dir, big := t.TempDir(), randomFile(t, sshFile)
+	dir, big := t.TempDir(), randomFile(t, sshBig)
 	write(t, filepath.Join(dir, "small"), "small text\n")
 	must(t, os.Chmod(filepath.Join(dir, "small"), 0o640))
 	must(t, os.Symlink("small", filepath.Join(dir, "link")))
 	must(t, os.Mkdir(filepath.Join(dir, "tree"), 0o755))
-	sh(t, dir, `head -c "$1" "$2" >half`, fmt.Sprint(sshFile/2+1), big)
+	sh(t, dir, `head -c "$1" "$2" >half`, fmt.Sprint(sshBig/2+1), big)
 	write(t, filepath.Join(dir, "tree", "leaf"), "leaf\n")
 	out := srv.batch(t, dir,
 		"version", "pwd", "lpwd", "ls -la /", "cd /default/main", "ls -lan",
@@ -73,8 +73,8 @@ func TestSCPBothWays(t *testing.T) {
 	scp(from, "srv:/default/main/there")
 	scp("srv:/default/main/there", to)
 	sameFiles(t, from, to)
-	// Over what is there, and a single file out of it.
-	scp(from+"/.", "srv:/default/main/there")
+	// Over what is there, and a single file.
+	scp(sshPart(t)+"/.", "srv:/default/main/there")
 	one := filepath.Join(t.TempDir(), "one")
 	big := randomFile(t, sshFile)
 	scp(big, "srv:/default/main/one")

@@ -53,11 +53,17 @@ func gorootPart(t testing.TB, elem ...string) string {
 	return filepath.Join(append([]string{root}, elem...)...)
 }
 
-// sshTree returns the tree that SSH clients move: all of the sources at night.
+// sshTree returns the tree that SSH clients move.
 func sshTree(t testing.TB) string {
 	t.Helper()
+	return gorootPart(t, "src")
+}
+
+// sshPart returns what SSH clients move that would take all night with sshTree.
+func sshPart(t testing.TB) string {
+	t.Helper()
 	if nightly {
-		return gorootPart(t, "src")
+		return sshTree(t)
 	}
 	return gorootPart(t, "src", "net", "http")
 }

@@ -39,7 +39,7 @@ type Options struct {
 	MaxPerAddress    int           // from one IPv4 address or IPv6 /64; default 256
 	MaxPerUser       int           // default 256
 	MaxUnknown       int           // connections whose user is not known yet; default 64
-	MaxTries         int           // keys or passwords a connection may try; default 6
+	MaxTries         int           // keys or passwords that a connection may get wrong, besides as many keys it only asks about; default 6
 	// MaxData bounds the bytes of file data on their way in all sessions,
 	// besides one request of each. Default 256 MiB.
 	MaxData int64
