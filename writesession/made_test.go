@@ -67,7 +67,7 @@ func TestAFileThatWasBeingMadeGoesWithItsWriter(t *testing.T) {
 		})
 		for more := true; more; {
 			w.write(func(tx *schema.Tx) (err error) {
-				_, more, err = w.tree.Prune(tx, schema.MaxStamp, 0)
+				_, more, err = w.tree.Prune(tx, pathtree.Cut{Before: schema.MaxStamp}, 0)
 				return err
 			})
 		}
