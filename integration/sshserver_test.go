@@ -125,6 +125,14 @@ func (s *sshServer) client(t testing.TB) *sftp.Client {
 }
 
 func (s *sshServer) dial() (*sftp.Client, error) {
+	conn, err := s.connect()
+	if err != nil {
+		return nil, err
+	}
+	return sftp.NewClient(conn)
+}
+
+func (s *sshServer) connect() (*ssh.Client, error) {
 	text, err := os.ReadFile(filepath.Join(s.dir, "key"))
 	if err != nil {
 		return nil, err
@@ -137,14 +145,10 @@ func (s *sshServer) dial() (*sftp.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := ssh.Dial("tcp", s.addr, &ssh.ClientConfig{
+	return ssh.Dial("tcp", s.addr, &ssh.ClientConfig{
 		User: s.user, Auth: []ssh.AuthMethod{ssh.PublicKeys(key)},
 		HostKeyCallback: ssh.FixedHostKey(host), Timeout: patience,
 	})
-	if err != nil {
-		return nil, err
-	}
-	return sftp.NewClient(conn)
 }
 
 // sshfs mounts a directory of the server with sshfs.

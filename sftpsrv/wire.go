@@ -19,6 +19,7 @@ const (
 	fxpMkdir         = 14
 	fxpStat          = 17
 	fxpRename        = 18
+	fxpSymlink       = 20
 	fxpStatus        = 101
 	fxpHandle        = 102
 	fxpData          = 103
