@@ -32,18 +32,26 @@ type Options struct {
 	ReadOnly  bool         // refuse changes, and take no part in recovery
 	MustExist bool         // fail with ErrNoStore rather than make a store
 	Logger    *slog.Logger // default: discard
+	// Name says what the process does, in a word or two ("mount"); it is how
+	// its operations are listed.
+	Name string
+	// Slow is from when on an operation is logged; default 1 s, negative: never.
+	Slow time.Duration
 }
 
 // Store is one directory with everything in it, opened by one process.
 type Store struct {
 	dir      string
 	readOnly bool
+	base     *slog.Logger // for the loggers of packages
 	log      *slog.Logger
 	db       *schema.DB
 	tree     *pathtree.Tree
 	blobs    *blobstore.Store
 	sessions *writesession.Sessions
 	rights   *Rights // nil: all; see As
+	obs      *observer
+	recent   *recent
 }
 
 // Open opens the store in dir, making it on first use: with a key of its own
@@ -59,7 +67,10 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, readOnly: o.ReadOnly, log: o.Logger}
+	s := &Store{dir: dir, readOnly: o.ReadOnly, recent: &recent{}}
+	s.base = slog.New(s.recent.tee(o.Logger.Handler()))
+	s.log = s.logger("alkfs")
+	s.obs = newObserver(o, s)
 	if err := s.open(ctx, o); err != nil {
 		s.closeParts(ctx)
 		return nil, err
@@ -97,17 +108,17 @@ func (s *Store) open(ctx context.Context, o Options) error {
 		key = private.Public().(ed25519.PublicKey)
 	}
 	var err error
-	if s.db, err = schema.Open(ctx, s.dir, schema.Options{ReadOnly: o.ReadOnly, NodeKey: key, Logger: s.log}); err != nil {
+	if s.db, err = schema.Open(ctx, s.dir, schema.Options{ReadOnly: o.ReadOnly, NodeKey: key, Logger: s.logger("schema")}); err != nil {
 		return err
 	}
 	s.tree = pathtree.New(s.db)
-	if s.blobs, err = blobstore.Open(ctx, s.dir, s.db, blobstore.Options{Logger: s.log}); err != nil {
+	if s.blobs, err = blobstore.Open(ctx, s.dir, s.db, blobstore.Options{Logger: s.logger("blobstore")}); err != nil {
 		return err
 	}
 	if err := s.firstBucket(); err != nil {
 		return err
 	}
-	if s.sessions, err = writesession.New(ctx, s.db, s.tree, s.blobs, writesession.Options{Logger: s.log}); err != nil {
+	if s.sessions, err = writesession.New(ctx, s.db, s.tree, s.blobs, writesession.Options{Logger: s.logger("writesession")}); err != nil {
 		return err
 	}
 	if o.ReadOnly {
@@ -179,6 +190,9 @@ func (s *Store) Close() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeDeadline)
 	defer cancel()
+	if !s.readOnly {
+		s.recordEnd()
+	}
 	return s.closeParts(ctx)
 }
 

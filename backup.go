@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/latency"
 	"github.com/alkdev/alkfs/schema"
 	"github.com/alkdev/alkfs/sftpsrv"
 )
@@ -69,6 +70,7 @@ func (r BackupReport) OK() bool { return len(r.Missing)+len(r.Damaged) == 0 }
 // backup before. Content that the store itself lacks is reported, and the rest
 // is backed up.
 func (s *Store) Backup(ctx context.Context, dir string, o BackupOptions) (r BackupReport, err error) {
+	defer s.done(opBackup, latency.Now())
 	r, err = s.backup(ctx, dir, o)
 	if err != nil {
 		err = fmt.Errorf("backup to %s: %w", dir, err)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/alkdev/alkfs/latency"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 	"github.com/alkdev/alkfs/sftpsrv/access"
@@ -115,6 +116,7 @@ func (s *Store) Branches(bucket string) (list []Branch, err error) {
 // CreateBranch makes a branch of bucket. It takes the same time whatever the
 // size of the tree.
 func (s *Store) CreateBranch(bucket, name string, o BranchOptions) (b Branch, err error) {
+	defer s.done(opBranch, latency.Now())
 	err = s.write(func(tx *schema.Tx) error {
 		from, at, err := s.resolve(tx, Spec{Bucket: bucket, Branch: o.From, At: o.At})
 		if err != nil {
@@ -174,6 +176,7 @@ func (s *Store) Snapshots(bucket string) (list []Snapshot, err error) {
 
 // CreateSnapshot names the present state of the branch of spec.
 func (s *Store) CreateSnapshot(spec Spec, name, message string) (snap Snapshot, err error) {
+	defer s.done(opSnapshot, latency.Now())
 	err = s.write(func(tx *schema.Tx) error {
 		b, _, err := s.resolve(tx, Spec{Bucket: spec.Bucket, Branch: spec.Branch})
 		if err != nil {

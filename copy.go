@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/alkdev/alkfs/latency"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -23,6 +24,7 @@ type CopyOptions struct {
 // matter. Modes are kept. An existing directory is merged into, existing files
 // get a new version.
 func (v *View) Copy(ctx context.Context, name string, dst *View, dstName string, o CopyOptions) error {
+	defer v.store.done(opCopy, latency.Now())
 	in, err := v.stat("copy", name, false)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/latency"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 	"github.com/alkdev/alkfs/sftpsrv/access"
@@ -57,6 +58,7 @@ type MergeOptions struct {
 // in b (or else in a) limits it to what is there and below. Its cost is that of
 // what was changed, not that of the tree.
 func (s *Store) Diff(a, b Spec) (changes []Change, err error) {
+	defer s.done(opDiff, latency.Now())
 	va, err := s.View(a)
 	if err != nil {
 		return nil, err
@@ -70,6 +72,7 @@ func (s *Store) Diff(a, b Spec) (changes []Change, err error) {
 
 // DiffViews is Diff between open views, below a path, "" or "." for all.
 func (s *Store) DiffViews(a, b *View, under string) ([]Change, error) {
+	defer s.done(opDiff, latency.Now())
 	return s.diffViews(a, b, under, "")
 }
 
@@ -127,6 +130,7 @@ func (s *Store) ForkView(spec Spec) (*View, bool, error) {
 // dst, in one transaction. Conflicts that o does not decide are in the result,
 // with ErrConflict and nothing changed. src may be as of a time (src.At).
 func (s *Store) Merge(src, dst Spec, o MergeOptions) (r MergeResult, err error) {
+	defer s.done(opMerge, latency.Now())
 	from, err := s.View(src)
 	if err != nil {
 		return r, err
@@ -236,6 +240,7 @@ func (s *Store) refresh(v *View, changes []Change) {
 // Log returns at most limit versions (0: all) of what is or last was at the path
 // of spec, newest first.
 func (s *Store) Log(spec Spec, limit int) (list []LogEntry, err error) {
+	defer s.done(opLog, latency.Now())
 	v, err := s.View(spec)
 	if err != nil {
 		return nil, err
@@ -250,6 +255,7 @@ func (s *Store) Log(spec Spec, limit int) (list []LogEntry, err error) {
 // Restore makes the path of spec as it was at spec.At, by new versions on top,
 // so that it can be undone by another Restore. The rest of the branch stays.
 func (s *Store) Restore(spec Spec) (changes []Change, err error) {
+	defer s.done(opRestore, latency.Now())
 	if err := s.everything(); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/alkdev/alkfs/latency"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -26,6 +27,7 @@ const xattrRecord = "SCHILY.xattr."
 // for which tar has nothing, are left out. Every file is whole; the tree is
 // that of one moment when v is of a snapshot or a time.
 func (v *View) Export(ctx context.Context, name string, w io.Writer) (Progress, error) {
+	defer v.store.done(opExport, latency.Now())
 	in, err := v.stat("export", name, false)
 	if err != nil {
 		return Progress{}, err
@@ -166,6 +168,7 @@ func (e *export) content(in pathtree.Inode, name string) error {
 // not through symlinks either. Each file appears whole; what came before an
 // error stays.
 func (v *View) Import(ctx context.Context, name string, r io.Reader, o PutOptions) (Progress, error) {
+	defer v.store.done(opImport, latency.Now())
 	if v.ReadOnly() {
 		return Progress{}, pathError("import", name, syscall.EROFS)
 	}

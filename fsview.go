@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/latency"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -74,6 +75,7 @@ func (v *View) ReadOnly() bool { return v.v.ReadOnly() || v.store.readOnly }
 // Open opens a file or directory for reading. A file keeps the content it had
 // when it was opened, and implements io.ReaderAt, io.Seeker and io.WriterTo.
 func (v *View) Open(name string) (fs.File, error) {
+	defer v.store.done(opOpen, latency.Now())
 	in, err := v.stat("open", name, true)
 	if err != nil {
 		return nil, err
@@ -98,6 +100,7 @@ func (v *View) openBlob(in pathtree.Inode) (*blobstore.Blob, error) {
 
 // ReadFile returns the content of a file.
 func (v *View) ReadFile(name string) ([]byte, error) {
+	defer v.store.done(opRead, latency.Now())
 	f, err := v.Open(name)
 	if err != nil {
 		return nil, err
@@ -143,6 +146,7 @@ func (v *View) ReadLink(name string) (string, error) {
 
 // ReadDir returns the entries of a directory in byte order of their names.
 func (v *View) ReadDir(name string) ([]fs.DirEntry, error) {
+	defer v.store.done(opList, latency.Now())
 	in, err := v.stat("readdir", name, true)
 	if err != nil {
 		return nil, err

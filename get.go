@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/latency"
 	"github.com/alkdev/alkfs/pathtree"
 )
 
@@ -24,6 +25,7 @@ import (
 // a tree that goes to a place where nothing is, appears at once and whole, or
 // not at all; into an existing directory each file does.
 func (v *View) Get(ctx context.Context, name, host string, o GetOptions) (Progress, error) {
+	defer v.store.done(opGet, latency.Now())
 	in, err := v.stat("get", name, false)
 	if err != nil {
 		return Progress{}, err

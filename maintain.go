@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/latency"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 	"github.com/alkdev/alkfs/writesession"
@@ -41,6 +42,7 @@ type GCReport struct {
 // shows, and then content that nothing refers to. It is safe while everything
 // else runs.
 func (s *Store) GC(ctx context.Context, o GCOptions) (r GCReport, err error) {
+	defer s.done(opGC, latency.Now())
 	if !o.DryRun {
 		if r.Versions, err = s.prune(&work{ctx: ctx}, o.Retention); err != nil {
 			return r, err
@@ -133,6 +135,7 @@ func (r CheckReport) OK() bool {
 // there, and with Deep that it is what its hash says. Damaged content is moved
 // to quarantine/, never deleted.
 func (s *Store) Check(ctx context.Context, o CheckOptions) (r CheckReport, err error) {
+	defer s.done(opCheck, latency.Now())
 	err = s.db.Snapshot(func(tx *schema.Tx) error {
 		return s.tree.Check(tx, func(problem string) { r.Problems = append(r.Problems, problem) })
 	})

@@ -79,11 +79,13 @@ func (s *Store) Mount(ctx context.Context, spec Spec, dir string, o MountOptions
 	} else if !st.IsDir() {
 		return nil, fmt.Errorf("mount: %w", &fs.PathError{Op: "stat", Path: dir, Err: errors.New("not a directory")})
 	}
-	server, err := fusefs.Mount(ctx, dir, fusefs.Config{DB: s.db, Tree: s.tree, Blobs: s.blobs, Sessions: s.sessions, Logger: s.log}, fo)
+	server, err := fusefs.Mount(ctx, dir, fusefs.Config{DB: s.db, Tree: s.tree, Blobs: s.blobs, Sessions: s.sessions, Logger: s.logger("fusefs"), Slow: s.obs.slow}, fo)
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
-	return &Mount{server: server, dir: dir}, nil
+	m := &Mount{server: server, dir: dir}
+	s.obs.addMount(m)
+	return m, nil
 }
 
 // Dir returns the directory mounted at.

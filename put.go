@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/latency"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -33,6 +34,7 @@ const (
 // get a new version. Every file appears whole; when ctx ends, what was committed
 // before stays.
 func (v *View) Put(ctx context.Context, host, name string, o PutOptions) (Progress, error) {
+	defer v.store.done(opPut, latency.Now())
 	if v.ReadOnly() {
 		return Progress{}, pathError("put", name, syscall.EROFS)
 	}

@@ -22,7 +22,12 @@ type (
 // NewSSHServer returns a server of the store for SFTP clients and, with
 // SSHOptions.Exec, for commands. Its first use makes the host key.
 func (s *Store) NewSSHServer(o SSHOptions) (*SSHServer, error) {
-	return sftpsrv.New(sftpsrv.Config{DB: s.db, Tree: s.tree, Blobs: s.blobs, Sessions: s.sessions, Logger: s.log}, o)
+	c := sftpsrv.Config{DB: s.db, Tree: s.tree, Blobs: s.blobs, Sessions: s.sessions, Logger: s.logger("sftpsrv"), Slow: s.obs.slow}
+	server, err := sftpsrv.New(c, o)
+	if err == nil {
+		s.obs.addServer(server)
+	}
+	return server, err
 }
 
 // ServedBefore reports whether the store has a host key.

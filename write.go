@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/alkdev/alkfs/latency"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -19,6 +20,7 @@ import (
 // WriteFile makes data the content of name, at once for everybody. perm is the
 // mode of a new file.
 func (v *View) WriteFile(name string, data []byte, perm fs.FileMode) error {
+	defer v.store.done(opWrite, latency.Now())
 	_, err := v.writeFile(context.Background(), name, perm, func(ctx context.Context) (content, error) {
 		return v.store.contentOf(ctx, data)
 	})
@@ -28,6 +30,7 @@ func (v *View) WriteFile(name string, data []byte, perm fs.FileMode) error {
 // WriteFrom is WriteFile with the data that r gives; it returns their size.
 // When r or ctx fails, name stays as it was.
 func (v *View) WriteFrom(ctx context.Context, name string, r io.Reader, perm fs.FileMode) (int64, error) {
+	defer v.store.done(opWrite, latency.Now())
 	return v.writeFile(ctx, name, perm, func(ctx context.Context) (content, error) {
 		return v.store.contentFrom(ctx, r, func(int64) {})
 	})
@@ -68,6 +71,7 @@ func (v *View) writeFile(ctx context.Context, name string, perm fs.FileMode, tak
 
 // Mkdir makes a directory.
 func (v *View) Mkdir(name string, perm fs.FileMode) error {
+	defer v.store.done(opMkdir, latency.Now())
 	return v.change("mkdir", name, func(tx *schema.Tx, parent pathtree.Ino, base string) error {
 		_, err := v.v.Create(tx, parent, base, newInode(unix.S_IFDIR|unixPerm(perm)))
 		return err
@@ -123,6 +127,7 @@ func (v *View) Link(old, name string) error {
 
 // Remove removes a file or an empty directory.
 func (v *View) Remove(name string) error {
+	defer v.store.done(opRemove, latency.Now())
 	return v.change("remove", name, func(tx *schema.Tx, parent pathtree.Ino, base string) error {
 		return v.remove(tx, parent, base)
 	})
@@ -147,6 +152,7 @@ const removeBatch = 256
 // RemoveAll removes name and all below it; a missing name is no error. It works
 // in batches, so that others need not wait long, and is not atomic.
 func (v *View) RemoveAll(ctx context.Context, name string) error {
+	defer v.store.done(opRemove, latency.Now())
 	in, err := v.stat("remove", name, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -198,6 +204,7 @@ func (v *View) removeBelow(ctx context.Context, dir pathtree.Ino) error {
 
 // Rename moves old to name, replacing what is there as rename(2) does.
 func (v *View) Rename(old, name string) error {
+	defer v.store.done(opRename, latency.Now())
 	return v.change("rename", name, func(tx *schema.Tx, parent pathtree.Ino, base string) error {
 		oldParent, oldBase, err := v.parent(tx, old)
 		if err == nil {

@@ -115,6 +115,7 @@ func (s *Store) cached(h Hash, size int64) *blobFile {
 		}
 	}
 	f.refs++
+	s.counts.reused.Add(1)
 	return f
 }
 
@@ -135,6 +136,7 @@ func (s *Store) openFile(h Hash, size int64) (*Blob, error) {
 		return nil, damaged(h, "its file has another size")
 	}
 	bf := newBlobFile(s, h, size, f)
+	s.counts.opened.Add(1)
 	s.mu.Lock()
 	if other := s.mu.files[h]; other == nil {
 		s.mu.files[h] = bf

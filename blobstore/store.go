@@ -55,7 +55,7 @@ type Store struct {
 	newFiles syncQueue
 	suspect  chan Hash
 	shield   shield
-	counts   struct{ verified, hashed, fetched atomic.Int64 }
+	counts   struct{ verified, hashed, opened, reused, fetched atomic.Int64 }
 
 	background context.Context // of what goes on between calls
 	stop       context.CancelFunc

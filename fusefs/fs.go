@@ -51,6 +51,8 @@ type fileSystem struct {
 	passthrough   atomic.Bool // the kernel takes backing files
 	passthroughs  atomic.Int64
 	invalidations atomic.Int64
+	opens         atomic.Int64
+	reloads       atomic.Int64
 }
 
 func newFileSystem(c Config, o Options) *fileSystem {
@@ -133,6 +135,7 @@ func newer(a, b *pathtree.Inode) bool {
 
 // reload reads the inode of n from the database.
 func (fs *fileSystem) reload(n *node) (in pathtree.Inode, err error) {
+	fs.reloads.Add(1)
 	err = fs.db.Read(func(tx *schema.Tx) error {
 		var err error
 		if in, err = n.vol.view.Inode(tx, n.ino); err == nil {

@@ -66,6 +66,7 @@ func (fs *fileSystem) bind(h *handle, flags uint32, out *fuse.OpenOut) error {
 		out.OpenFlags, out.BackingID = fuse.FOPEN_PASSTHROUGH, io.backing
 		fs.passthroughs.Add(1)
 	}
+	fs.opens.Add(1)
 	n.mu.opens++
 	n.mu.file = h.file
 	if h.writable {

@@ -13,6 +13,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/latency"
 	"github.com/alkdev/alkfs/notify"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
@@ -32,7 +33,8 @@ type Config struct {
 	Tree     *pathtree.Tree
 	Blobs    *blobstore.Store
 	Sessions *writesession.Sessions
-	Logger   *slog.Logger // default: discard
+	Logger   *slog.Logger  // default: discard
+	Slow     time.Duration // from when on a request is logged; 0: never
 }
 
 // Options says what to mount and how; the zero value mounts everything, read
@@ -61,11 +63,18 @@ type Stats struct {
 	Handles       int64 // open files and directories
 	Passthrough   int64 // opens answered with passthrough
 	Invalidations int64 // notices sent to the kernel of changes made elsewhere
+	Opens         int64 // of files
+	Reloads       int64 // inodes read from the database, not known already
+	SlowRequests  int64 // logged as slow
 }
+
+// Ops returns the requests so far and how long they took.
+func (s *Server) Ops() latency.Ops { return s.ops.Counts() }
 
 // Server is a mount being served.
 type Server struct {
 	fs     *fileSystem
+	ops    *latency.Set
 	fuse   *fuse.Server
 	dir    string
 	device uint32             // minor number, by which the kernel names the connection
@@ -105,6 +114,7 @@ func mount(ctx context.Context, dir string, c Config, o Options) (*Server, error
 	s := &Server{dir: dir, cancel: cancel, gone: make(chan struct{}), done: make(chan struct{})}
 	s.fs = newFileSystem(c, o)
 	s.fs.log = c.Logger.With(keyDir, dir)
+	s.ops = latency.NewSet("fuse", opNames, c.Slow, s.fs.log)
 	if err := s.start(bg); err != nil {
 		cancel()
 		return nil, err
@@ -136,7 +146,7 @@ func (s *Server) start(bg context.Context) error {
 		return err
 	}
 	s.fs.nodes = newNodes(root)
-	if s.fuse, err = fuse.NewServer(s.fs, s.dir, mountOptions(s.fs.opts, s.fs.log)); err != nil {
+	if s.fuse, err = fuse.NewServer(&metered{s.fs, s.ops}, s.dir, mountOptions(s.fs.opts, s.fs.log)); err != nil {
 		return explainMount(err)
 	}
 	o := s.fs.opts
@@ -204,6 +214,16 @@ func (s *Server) until(ctx context.Context) {
 // Wait returns when the mount is gone and everything written is published.
 func (s *Server) Wait() { <-s.done }
 
+// Gone reports whether the mount is gone.
+func (s *Server) Gone() bool {
+	select {
+	case <-s.gone:
+		return true
+	default:
+		return false
+	}
+}
+
 // Unmount publishes what is open and undoes the mount. EBUSY means that
 // programs still have files or their working directory in it.
 func (s *Server) Unmount() error {
@@ -252,5 +272,8 @@ func (s *Server) Stats() Stats {
 		Handles:       s.fs.handles.count.Load(),
 		Passthrough:   s.fs.passthroughs.Load(),
 		Invalidations: s.fs.invalidations.Load(),
+		Opens:         s.fs.opens.Load(),
+		Reloads:       s.fs.reloads.Load(),
+		SlowRequests:  s.ops.Slow(),
 	}
 }

@@ -19,16 +19,17 @@ const module = "github.com/alkdev/alkfs"
 // that nobody has decided about.
 var mayImport = map[string][]string{
 	"schema":         {},
+	"latency":        {},
 	"notify":         {"schema"},
 	"blobstore":      {"schema"},
 	"pathtree":       {"schema", "notify", "blobstore"},
 	"writesession":   {"schema", "notify", "blobstore", "pathtree"},
-	"fusefs":         {"schema", "notify", "blobstore", "pathtree", "writesession"},
+	"fusefs":         {"schema", "notify", "blobstore", "pathtree", "writesession", "latency"},
 	"sftpsrv/access": {"schema", "pathtree"},
-	"sftpsrv":        {"schema", "notify", "blobstore", "pathtree", "writesession", "sftpsrv/access"},
+	"sftpsrv":        {"schema", "notify", "blobstore", "pathtree", "writesession", "sftpsrv/access", "latency"},
 	"crdtsync":       {"schema", "notify", "blobstore", "pathtree"},
-	"":               {"schema", "notify", "blobstore", "pathtree", "writesession", "fusefs", "sftpsrv/access", "sftpsrv", "crdtsync"},
-	"cmd":            {""},
+	"":               {"schema", "notify", "blobstore", "pathtree", "writesession", "fusefs", "sftpsrv/access", "sftpsrv", "crdtsync", "latency"},
+	"cmd":            {"", "latency"},
 	"integration":    {"*"},
 }
 

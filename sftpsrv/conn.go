@@ -190,6 +190,7 @@ func (c *connection) program(r *ssh.Request) func(context.Context, ssh.Channel) 
 func (c *connection) serveSFTP(ctx context.Context, ch ssh.Channel) int {
 	s := newSession(c.s.c, rand.Int64(), c.rights)
 	f := newFilter(ctx, ch, s, &c.s.memory)
+	f.ops = c.s.ops
 	defer f.stop()
 	h := handlers{s}
 	err := sftp.NewRequestServer(f, sftp.Handlers{FileCmd: h, FileList: h}).Serve()

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/latency"
 )
 
 // maxSent bounds the requests that pkg/sftp has not answered.
@@ -33,6 +34,10 @@ type filter struct {
 	ctx  context.Context
 	stop context.CancelFunc
 	pool *pool
+	ops  *latency.Set // nil: not counted
+
+	now    request // read last; only the goroutine that reads uses these two
+	tasked bool    // a task was made of it
 
 	in   []byte // the packet read last; only Read uses these two
 	rest []byte // of it, what pkg/sftp has still to read
@@ -56,8 +61,9 @@ type filter struct {
 
 // request is one as it came.
 type request struct {
-	kind byte
-	id   uint32
+	kind  byte
+	id    uint32
+	began latency.Moment
 }
 
 // answerer is what the filter needs from the session behind it.
@@ -146,8 +152,12 @@ func (f *filter) next() (pass bool, err error) {
 		return false, io.ErrUnexpectedEOF
 	}
 	d := &decoder{b: f.in[5:]}
-	r := request{kind: f.in[4], id: d.u32()}
+	r := request{kind: f.in[4], id: d.u32(), began: latency.Now()}
+	f.now, f.tasked = r, false
 	pass, err = f.dispatch(&r, d)
+	if err == nil && !pass && !f.tasked {
+		f.ops.Done(opOf(r.kind), r.began)
+	}
 	if err == nil && pass {
 		f.mu.Lock()
 		for len(f.mu.sent) >= maxSent {
@@ -214,10 +224,12 @@ func (f *filter) deliver(pkt []byte) {
 		f.addHandle(string(d.str()), f.peer.opened(), true)
 	}
 	f.mu.Lock()
+	r := f.mu.sent[0]
 	f.mu.sent = f.mu.sent[1:]
 	f.changed.Broadcast()
 	f.mu.Unlock()
 	f.write(pkt)
+	f.ops.Done(opOf(r.kind), r.began)
 }
 
 // write sends one whole packet.

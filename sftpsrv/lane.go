@@ -24,6 +24,7 @@ type task struct {
 	held   int           // bytes of its packet that it keeps
 	room   int           // bytes of memory it takes while it runs
 	run    func() []byte // returns the reply
+	of     request
 
 	need   int           // lanes that it is not in yet
 	pooled int           // bytes taken from the pool of all sessions
@@ -87,6 +88,7 @@ func (f *filter) unlane(l *lane) {
 // submit has t run when the requests before it allow that. Only the goroutine
 // that reads requests calls it.
 func (f *filter) submit(t *task) {
+	t.of, f.tasked = f.now, true
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for f.mu.tasks >= maxTasks || !f.take(&f.mu.held, t.held, maxHeld, t) {
@@ -162,6 +164,7 @@ func (f *filter) do(t *task) {
 		<-t.before
 	}
 	f.write(reply)
+	f.ops.Done(opOf(t.of.kind), t.of.began)
 	if t.sent != nil {
 		close(t.sent)
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/latency"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 	"github.com/alkdev/alkfs/sftpsrv/access"
@@ -26,7 +27,8 @@ type Config struct {
 	Tree     *pathtree.Tree
 	Blobs    *blobstore.Store
 	Sessions *writesession.Sessions
-	Logger   *slog.Logger // default: discard
+	Logger   *slog.Logger  // default: discard
+	Slow     time.Duration // from when on a request is logged; 0: never
 }
 
 // Options are the limits of a Server; the zero value has sane ones.
@@ -95,6 +97,7 @@ type Server struct {
 	checks  chan struct{} // bounds the password checks that run
 	memory  pool
 	stats   Stats
+	ops     *latency.Set
 }
 
 // Stats counts what a Server has seen.
@@ -116,7 +119,7 @@ func New(c Config, o Options) (*Server, error) {
 	o = o.withDefaults()
 	s := &Server{
 		c: c, o: o, log: c.Logger, hostKey: key, limits: newLimits(o),
-		checks: make(chan struct{}, 2),
+		checks: make(chan struct{}, 2), ops: latency.NewSet("sftp", opNames, c.Slow, c.Logger),
 	}
 	s.memory.give(int(o.MaxData))
 	return s, nil
@@ -128,6 +131,12 @@ func (s *Server) Fingerprint() string { return ssh.FingerprintSHA256(s.hostKey.P
 // HostKey returns the host key as a line for a known_hosts file, without the
 // host.
 func (s *Server) HostKey() string { return authorizedLine(s.hostKey.PublicKey()) }
+
+// Ops returns the SFTP requests so far and how long they took.
+func (s *Server) Ops() latency.Ops { return s.ops.Counts() }
+
+// SlowRequests returns how many were logged as slow.
+func (s *Server) SlowRequests() int64 { return s.ops.Slow() }
 
 // Stats returns counters that go on counting.
 func (s *Server) Stats() *Stats { return &s.stats }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,11 +22,14 @@ type app struct {
 	ctx context.Context // ends at an interrupt; also given to each command
 	in  io.Reader
 	out *bufio.Writer
+	raw io.Writer // what is below out
 	err io.Writer
 
 	storeDir string // --store
 	json     bool
 	verbose  bool
+	logLevel string // --log-level
+	slow     string // --slow
 
 	shared *alkfs.Store // the only store there is, of a server
 
@@ -37,6 +41,7 @@ type app struct {
 
 func newApp(in io.Reader, out, errw io.Writer) *app {
 	a := &app{ctx: context.Background(), in: in, err: errw}
+	a.raw = out
 	a.out = bufio.NewWriterSize(interruptible{a, out}, 64<<10)
 	return a
 }
@@ -91,6 +96,8 @@ alkfs help exit-status.`,
 	flags.StringVar(&a.storeDir, "store", "", "directory of the store (default $ALKFS_STORE, then $XDG_DATA_HOME/alkfs, then ~/.local/share/alkfs)")
 	flags.BoolVar(&a.json, "json", false, "print JSON: lists as one object a line (see alkfs help json)")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "log what happens inside to standard error")
+	flags.StringVar(&a.logLevel, "log-level", "", `log from this level on, also by package: "info,fusefs=debug,sftpsrv=warn" (default $ALKFS_LOG)`)
+	flags.StringVar(&a.slow, "slow", "", `log operations that take longer; "off" for none (default $ALKFS_SLOW, then 1s)`)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		a.command = cmd.CommandPath()
 		return err
@@ -188,7 +195,11 @@ func (a *app) open(ctx context.Context, how access) (*alkfs.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := alkfs.Options{MustExist: how != making, Logger: a.logger()}
+	o, err := a.options(slog.LevelWarn)
+	if err != nil {
+		return nil, err
+	}
+	o.MustExist = how != making
 	if how == reading && alkfs.Exists(dir) && unix.Access(dir, unix.W_OK) != nil {
 		o.ReadOnly = true
 	}

@@ -12,15 +12,21 @@ import (
 	"github.com/alkdev/alkfs"
 )
 
-// upkeepIn does the store's background work until the function it returns is
-// called.
-func upkeepIn(ctx context.Context, s *alkfs.Store) (stop func()) {
+// upkeepIn does the store's background work, and answers what other processes
+// ask about this one, until the function it returns is called.
+func (a *app) upkeepIn(ctx context.Context, s *alkfs.Store) (stop func()) {
+	silent, err := s.Answer()
+	if err != nil { // nothing depends on it
+		a.note("`alkfs stats` will not see this process: %v", err)
+		silent = func() {}
+	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = s.Upkeep(ctx) }) // it logs what goes wrong, and returns no error
 	return func() {
 		cancel()
 		wg.Wait()
+		silent()
 	}
 }
 

@@ -4,9 +4,15 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
+
+	"github.com/alkdev/alkfs"
+	"github.com/alkdev/alkfs/latency"
 )
 
 // serveHTTP answers /metrics and /healthz at addr until the function it returns
@@ -24,8 +30,8 @@ func (r *service) serveHTTP(addr string) (stop func(), err error) {
 		}
 		fmt.Fprintln(w, "ok")
 	})
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		text, err := r.metrics()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, q *http.Request) {
+		text, err := r.metrics(q.Context())
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
@@ -80,7 +86,117 @@ func (e *exposition) metric(kind, name, help string, value int64, labels ...stri
 	fmt.Fprintf(e, " %d\n", value)
 }
 
-func (r *service) metrics() ([]byte, error) {
+// opMetrics writes a histogram for each operation that happened.
+func (e *exposition) opMetrics(process string, all latency.Surfaces) {
+	const name = "alkfs_operation_seconds"
+	for _, o := range operations(all) {
+		if !bytes.Contains(e.Bytes(), []byte("# TYPE "+name+" ")) {
+			fmt.Fprintf(e, "# HELP %s How long operations took.\n# TYPE %s histogram\n", name, name)
+		}
+		labels := fmt.Sprintf("process=%q,surface=%q,op=%q", process, o.surface, o.op)
+		for k := 12; k <= 36; k += 2 { // 4 µs to 69 s
+			le := (time.Duration(1) << k).Seconds()
+			fmt.Fprintf(e, "%s_bucket{%s,le=\"%g\"} %d\n", name, labels, le, o.Below(k))
+		}
+		fmt.Fprintf(e, "%s_bucket{%s,le=\"+Inf\"} %d\n%s_sum{%s} %g\n%s_count{%s} %d\n",
+			name, labels, o.Total(), name, labels, o.Sum.Seconds(), name, labels, o.Total())
+	}
+}
+
+// contentMetrics are those for which whole tables are read. They are read anew
+// when they are older than a minute.
+type contentMetrics struct {
+	mu       sync.Mutex
+	at       time.Time
+	usage    alkfs.Usage
+	branches []alkfs.BranchUsage
+}
+
+func (c *contentMetrics) write(e *exposition, s *alkfs.Store) (err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.at) > time.Minute {
+		if c.usage, err = s.Usage(); err != nil {
+			return err
+		}
+		if c.branches, err = s.BranchUsage(); err != nil {
+			return err
+		}
+		c.at = time.Now()
+	}
+	b := c.usage.Blobs
+	e.metric("gauge", "alkfs_stored_bytes", "Bytes of all content, each once.", b.InlineBytes+b.FileBytes)
+	e.metric("gauge", "alkfs_version_bytes", "Bytes that all versions would take without sharing.", b.VersionBytes)
+	e.metric("gauge", "alkfs_blobs", "Contents.", b.Inline+b.Files)
+	e.metric("gauge", "alkfs_blobs_unsynced", "Contents not known to be on the disk.", b.Unsynced)
+	e.metric("gauge", "alkfs_blobs_quarantined", "Damaged contents in quarantine.", b.Quarantined)
+	for _, u := range c.branches {
+		e.metric("gauge", "alkfs_branch_bytes", "Bytes of the versions a branch has of its own.", u.Bytes, "bucket", u.Bucket, "branch", u.Branch)
+	}
+	return nil
+}
+
+// byName adds up what processes of one name count.
+func byName(list []alkfs.Process) map[string]alkfs.Process {
+	sum := map[string]alkfs.Process{}
+	for _, p := range list {
+		t, ok := sum[p.Name]
+		if !ok {
+			t.Ops = latency.Surfaces{}
+		}
+		t.Ops.AddAll(p.Ops)
+		t.Slow += p.Slow
+		t.Goroutines += p.Goroutines
+		t.HeapBytes += p.HeapBytes
+		t.CPU += p.CPU
+		t.Blobs.OpenBlobs += p.Blobs.OpenBlobs
+		t.Blobs.Opened += p.Blobs.Opened
+		t.Blobs.Reused += p.Blobs.Reused
+		t.Blobs.Verified += p.Blobs.Verified
+		t.Blobs.Hashed += p.Blobs.Hashed
+		sum[p.Name] = t
+	}
+	return sum
+}
+
+// processMetrics are those of every process that serves the store.
+func (e *exposition) processMetrics(list []alkfs.Process) {
+	sums := byName(list)
+	for _, name := range slices.Sorted(maps.Keys(sums)) {
+		p := sums[name]
+		e.metric("counter", "alkfs_slow_operations_total", "Operations logged as slow.", p.Slow, "process", name)
+		e.metric("gauge", "alkfs_goroutines", "Goroutines.", int64(p.Goroutines), "process", name)
+		e.metric("gauge", "alkfs_heap_bytes", "Bytes of heap in use.", int64(p.HeapBytes), "process", name)
+		e.metric("counter", "alkfs_cpu_milliseconds_total", "CPU time.", p.CPU.Milliseconds(), "process", name)
+		e.metric("gauge", "alkfs_content_files_open", "Content files open.", p.Blobs.OpenBlobs, "process", name)
+		e.metric("counter", "alkfs_content_files_opened_total", "Content files opened.", p.Blobs.Opened, "process", name)
+		e.metric("counter", "alkfs_content_files_reused_total", "Opens of content answered with an open file.", p.Blobs.Reused, "process", name)
+		e.metric("counter", "alkfs_groups_verified_total", "Groups of 16 KiB checked by reads.", p.Blobs.Verified, "process", name)
+		e.metric("counter", "alkfs_groups_hashed_total", "Groups of 16 KiB hashed by writes.", p.Blobs.Hashed, "process", name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(sums)) {
+		e.opMetrics(name, sums[name].Ops)
+	}
+}
+
+func (e *exposition) quotaMetrics(s *alkfs.Store) error {
+	buckets, err := s.Buckets()
+	for _, b := range buckets {
+		q, ok, err := s.Quota(b.Name)
+		if err != nil {
+			return err
+		}
+		if ok {
+			e.metric("gauge", "alkfs_quota_bytes", "Quota of a bucket; 0: none.", q.MaxBytes, "bucket", b.Name)
+			e.metric("gauge", "alkfs_quota_inodes", "Quota of a bucket; 0: none.", q.MaxInodes, "bucket", b.Name)
+			e.metric("gauge", "alkfs_counted_bytes", "Bytes that count towards it.", q.Bytes, "bucket", b.Name)
+			e.metric("gauge", "alkfs_counted_inodes", "Inodes that count towards it.", q.Inodes, "bucket", b.Name)
+		}
+	}
+	return err
+}
+
+func (r *service) metrics(ctx context.Context) ([]byte, error) {
 	st, err := r.s.Stats()
 	if err != nil {
 		return nil, err
@@ -125,6 +241,17 @@ func (r *service) metrics() ([]byte, error) {
 		counter("alkfs_ssh_refused_total", "Connections refused.", ss.Refused.Load())
 		counter("alkfs_ssh_failed_logins_total", "Connections that failed to log in.", ss.Failed.Load())
 		counter("alkfs_ssh_commands_total", "Commands run.", ss.Commands.Load())
+	}
+	processes, err := r.s.Processes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e.processMetrics(processes)
+	if err := e.quotaMetrics(r.s); err != nil {
+		return nil, err
+	}
+	if err := r.content.write(&e, r.s); err != nil {
+		return nil, err
 	}
 	return e.Bytes(), nil
 }

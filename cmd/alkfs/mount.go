@@ -157,12 +157,12 @@ func (a *app) serveMount(ctx context.Context, store string, spec alkfs.Spec, dir
 	if err != nil {
 		return errors.Join(mountHint(err), s.Close())
 	}
+	stop := a.upkeepIn(ctx, s)
 	if isChild() {
 		tellParent(mountReport{OK: true, PID: os.Getpid()})
 	} else {
 		a.welcome(dir, shown, spec, o)
 	}
-	stop := upkeepIn(ctx, s)
 	err = a.serve(ctx, m, dir)
 	stop()
 	return errors.Join(err, s.Close())

@@ -76,8 +76,12 @@ func (a *app) serveStore(ctx context.Context, f serveFlags) error {
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: a.serveLevel()}))
-	s, err := alkfs.Open(ctx, dir, alkfs.Options{Logger: log})
+	a.serving = true
+	o, err := a.options(slog.LevelInfo)
+	if err != nil {
+		return err
+	}
+	s, err := alkfs.Open(ctx, dir, o)
 	if err != nil {
 		return err
 	}
@@ -94,13 +98,6 @@ func (a *app) serveStore(ctx context.Context, f serveFlags) error {
 	return errors.Join(err, r.stop())
 }
 
-func (a *app) serveLevel() slog.Level {
-	if a.verbose {
-		return slog.LevelDebug
-	}
-	return slog.LevelInfo
-}
-
 // service is a running serve.
 type service struct {
 	a      *app
@@ -114,6 +111,8 @@ type service struct {
 	sync   *alkfs.Syncer      // nil: none
 	ssh    sync.WaitGroup
 	failed chan error
+
+	content contentMetrics
 }
 
 type heldMount struct {
@@ -125,7 +124,7 @@ func (r *service) start(ctx context.Context) error {
 	r.failed = make(chan error, 1)
 	r.end = func() {}
 	r.unhttp = func() {}
-	r.rest = upkeepIn(ctx, r.s)
+	r.rest = r.a.upkeepIn(ctx, r.s)
 	for _, m := range r.flags.mounts {
 		if err := r.mount(ctx, m); err != nil {
 			return err

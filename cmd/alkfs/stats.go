@@ -15,17 +15,21 @@ func (a *app) statsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "stats",
 		Short: "Show how the store is doing",
-		Long: `Shows sizes, sharing, what is being written, queues and what each branch has of
-its own. Counts of operations are those of a process: "alkfs serve --http ADDR"
-gives them for Prometheus at /metrics.`,
-		Example: "  alkfs stats\n  alkfs stats --watch",
+		Long: `Shows sizes, sharing, what is being written, queues, what each branch has of its
+own, what the mounts and servers that run are doing, and how many operations
+there were and how long they took: the median, and what 99 % did not exceed. The
+operations of processes that have ended are counted too, unless they were killed.
+With --watch it shows the last interval, on a terminal as top(1) does. "alkfs serve
+--http ADDR" gives the same numbers for Prometheus at /metrics.`,
+		Example: "  alkfs stats\n  alkfs stats --watch\n  alkfs stats --json | jq '.operations[] | select(.op == \"flush\")'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd.Context(), reading, func(s *alkfs.Store) error {
 				if watch {
+					a.follows = true
 					return a.watchStats(cmd.Context(), s, every)
 				}
-				return a.printStats(s)
+				return a.printStats(cmd.Context(), s)
 			})
 		},
 	}
@@ -34,7 +38,7 @@ gives them for Prometheus at /metrics.`,
 	return c
 }
 
-func (a *app) printStats(s *alkfs.Store) error {
+func (a *app) printStats(ctx context.Context, s *alkfs.Store) error {
 	st, err := s.Stats()
 	if err != nil {
 		return err
@@ -44,6 +48,10 @@ func (a *app) printStats(s *alkfs.Store) error {
 		return err
 	}
 	branches, err := s.BranchUsage()
+	if err != nil {
+		return err
+	}
+	now, err := takeActivity(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -64,7 +72,8 @@ func (a *app) printStats(s *alkfs.Store) error {
 		return a.emit("database_bytes", st.DatabaseBytes, "wal_bytes", st.WALBytes, "blobs", u.Blobs.Inline+u.Blobs.Files,
 			"stored_bytes", stored, "version_bytes", u.Blobs.VersionBytes, "dedup_ratio", ratio, "unsynced", u.Blobs.Unsynced,
 			"quarantined", u.Blobs.Quarantined, "events", st.LastEvent, "writing", st.Writing, "orphaned", st.Orphaned,
-			"locks_held", st.LocksHeld, "disk_size", st.DiskSize, "disk_free", st.DiskFree, "queues", queues, "branches", list)
+			"locks_held", st.LocksHeld, "disk_size", st.DiskSize, "disk_free", st.DiskFree, "queues", queues, "branches", list,
+			"operations", operationObjects(now.ops), "processes", processObjects(now.processes))
 	}
 	a.printf("database  %s, log %s\ncontent   %s in %d blobs, %.2f times as much without sharing; %d not on the disk yet, %d in quarantine\n",
 		bytesText(st.DatabaseBytes), bytesText(st.WALBytes), bytesText(stored), u.Blobs.Inline+u.Blobs.Files, ratio, u.Blobs.Unsynced, u.Blobs.Quarantined)
@@ -76,48 +85,8 @@ func (a *app) printStats(s *alkfs.Store) error {
 	for _, b := range branches {
 		a.printf("branch    %s: %s in %d versions of its own\n", quote(b.Bucket+"/"+b.Branch), bytesText(b.Bytes), b.Versions)
 	}
+	for _, line := range append(processLines(now.processes), operationLines(now.ops, 0, 0)...) {
+		a.printf("%s\n", line)
+	}
 	return nil
-}
-
-func (a *app) watchStats(ctx context.Context, s *alkfs.Store, every time.Duration) error {
-	if every <= 0 {
-		return usagef("--every: more than nothing")
-	}
-	var last int64
-	for first := true; ; first = false {
-		st, err := s.Stats()
-		if err != nil {
-			return err
-		}
-		rate := float64(st.LastEvent-last) / every.Seconds()
-		if first {
-			rate = 0
-		}
-		last = st.LastEvent
-		waiting := 0
-		for _, q := range st.Queues {
-			if q.State == alkfs.JobReady || q.State == alkfs.JobClaimed {
-				waiting += q.Jobs
-			}
-		}
-		if a.json {
-			err = a.emit("time", jsonTime(time.Now()), "events", st.LastEvent, "events_per_second", rate, "writing", st.Writing,
-				"orphaned", st.Orphaned, "jobs_waiting", waiting, "locks_held", st.LocksHeld, "wal_bytes", st.WALBytes,
-				"database_bytes", st.DatabaseBytes, "disk_free", st.DiskFree)
-			if err != nil {
-				return err
-			}
-		} else {
-			a.printf("%s  %8.1f events/s  %d writing  %d jobs waiting  %d locks  log %s  database %s  disk %s free\n", time.Now().Format("15:04:05"),
-				rate, st.Writing, waiting, st.LocksHeld, bytesText(st.WALBytes), bytesText(st.DatabaseBytes), bytesText(st.DiskFree))
-		}
-		if err := a.out.Flush(); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(every):
-		}
-	}
 }
