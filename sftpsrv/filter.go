@@ -228,8 +228,8 @@ func (f *filter) deliver(pkt []byte) {
 	f.mu.sent = f.mu.sent[1:]
 	f.changed.Broadcast()
 	f.mu.Unlock()
+	f.ops.Done(opOf(r.kind), r.began) // a client that is slow to take it is not our delay
 	f.write(pkt)
-	f.ops.Done(opOf(r.kind), r.began)
 }
 
 // write sends one whole packet.

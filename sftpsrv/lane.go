@@ -163,8 +163,8 @@ func (f *filter) do(t *task) {
 	if t.before != nil {
 		<-t.before
 	}
-	f.write(reply)
 	f.ops.Done(opOf(t.of.kind), t.of.began)
+	f.write(reply)
 	if t.sent != nil {
 		close(t.sent)
 	}
