@@ -70,6 +70,7 @@ type DB struct {
 		gen       uint32 // generation the open transaction reads
 		timer     *time.Timer
 		direct    bool // this batch commits at every Write
+		fresh     bool // nothing was written in this batch
 		closed    bool
 		onLost    []*func(error)
 	}

@@ -2,7 +2,9 @@ package schema
 
 import (
 	"context"
+	"errors"
 	"regexp"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -60,8 +62,11 @@ type waiting struct {
 // kickAt is how many changes make it worthwhile to wake another goroutine.
 const kickAt = 32
 
-// push adds changes, but for those that join others.
-func (w *waiting) push(cs []Change) {
+// waitAt is how many may wait before who makes more helps.
+const waitAt = 4096
+
+// push adds changes, but for those that join others, and returns how many wait.
+func (w *waiting) push(cs []Change) int {
 	w.mu.Lock()
 	for _, c := range cs {
 		if j, ok := c.(Joiner); !ok || !j.Join() {
@@ -73,6 +78,7 @@ func (w *waiting) push(cs []Change) {
 	if n >= kickAt {
 		w.wake()
 	}
+	return n
 }
 
 func (w *waiting) wake() {
@@ -158,17 +164,98 @@ func (db *DB) applyNext() bool {
 	return true
 }
 
-// lock locks both the state and the connection.
+// handOver commits the open transaction and begins the next, and lets those go
+// on meanwhile who need not look into the database: what they decide stands,
+// because no other process gets a turn between the two. It does nothing and
+// reports false when one waits for its turn, when there is nothing to commit, or
+// when the companion has kept too much.
+func (db *DB) handOver() bool {
+	db.lock()
+	full := db.mu.companion != nil && db.mu.companion.Full()
+	if db.mu.closed || db.mu.state != writing || db.mu.direct || db.mu.fresh || full || !db.takeTurn() {
+		db.unlock()
+		return false
+	}
+	if err := db.complete(); err != nil {
+		db.endTurn()
+		db.lose(err)
+		db.unlock()
+		return true
+	}
+	db.mu.fresh = true
+	db.mu.Unlock()
+	db.failed = db.commitAndBegin()
+	db.endTurn()
+	roomy := db.roomy()
+	db.unlockConn()
+	db.lock()
+	defer db.unlock()
+	switch {
+	case db.failed != nil:
+		db.lose(db.failed)
+	case db.mu.state == writing && !db.mu.closed:
+		db.mu.direct = !roomy
+		db.mu.timer.Reset(db.opts.CommitInterval)
+	}
+	return true
+}
+
+// commitAndBegin is the part of handOver that others do not wait for. conn must
+// be held, and the turn.
+func (db *DB) commitAndBegin() error {
+	tx := &db.mu.tx
+	if err := tx.exec("COMMIT"); err != nil {
+		return err
+	}
+	db.stats.commits.Add(1)
+	db.wake.bump()
+	db.boundWAL()
+	err := whenNotBusy(context.Background(), func() error { return tx.exec("BEGIN IMMEDIATE") })
+	if err != nil {
+		return err
+	}
+	version, err := tx.dataVersion()
+	if err == nil && version != db.mu.version {
+		err = errors.New("something that does not wait for its turn has written to the database")
+	}
+	return err
+}
+
+// lock locks both the state and the connection. It waits for the connection
+// first, which may take long, and holds up nobody while it does.
 func (db *DB) lock() {
+	for range 8 {
+		db.lockConn()
+		if db.mu.TryLock() { // against the order, so without waiting
+			return
+		}
+		db.conn.Unlock()
+		runtime.Gosched()
+	}
 	db.mu.Lock()
+	db.lockConn()
+}
+
+// lockConn locks the connection before applyLoop goes on with it.
+func (db *DB) lockConn() {
 	db.later.front.Add(1)
 	db.conn.Lock()
 	db.later.front.Add(-1)
 }
 
 func (db *DB) unlock() {
-	db.conn.Unlock()
+	db.unlockConn()
 	db.mu.Unlock()
+}
+
+// unlockConn unlocks the connection and lets applyLoop go on, which may have
+// given it up.
+func (db *DB) unlockConn() {
+	again := db.failed != nil || !db.later.empty()
+	db.conn.Unlock()
+	if again {
+		db.later.wake()
+	}
 }
 
 // Later has c made after what was written before, and before anything that any
@@ -200,9 +287,7 @@ func (tx *Tx) Companion() bool { return tx.front && !tx.bypass && !tx.db.opts.Re
 // hold locks the connection for the rest of the function.
 func (tx *Tx) hold() {
 	if tx.front && !tx.held {
-		tx.db.later.front.Add(1)
-		tx.db.conn.Lock()
-		tx.db.later.front.Add(-1)
+		tx.db.lockConn()
 		tx.held = true
 	}
 }
@@ -236,16 +321,16 @@ func (tx *Tx) catchUp() error {
 // leave gives back what the function of tx held, and its changes to applyLoop.
 func (tx *Tx) leave() {
 	if len(tx.own) > 0 {
-		tx.db.later.push(tx.own)
+		if tx.db.later.push(tx.own) > waitAt {
+			tx.hold()
+			_ = tx.db.applyAll() // applyLoop sees to what fails
+		}
 		clear(tx.own)
 		tx.own = tx.own[:0]
 	}
 	if tx.held {
 		tx.held = false
-		tx.db.conn.Unlock()
-		if !tx.db.later.empty() {
-			tx.db.later.wake()
-		}
+		tx.db.unlockConn()
 	}
 	tx.inWrite, tx.saved, tx.bypass = false, false, false
 }

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"zombiezen.com/go/sqlite"
 )
@@ -319,5 +320,122 @@ func TestCompanion(t *testing.T) {
 	}
 	if cursor(t, db, "b") != 1 || kept.known {
 		t.Errorf("after a commit of another process: %+v", kept)
+	}
+}
+
+// A process that never stops writing gives others their turn, keeps nothing in
+// memory that they changed, and loses nothing.
+func TestHandOverIsFair(t *testing.T) {
+	dir := t.TempDir()
+	busy, other := open(t, dir, Options{CommitInterval: time.Millisecond}), open(t, dir, Options{})
+	kept := keepCursor(busy)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var n int64
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			err := busy.Write(func(tx *Tx) error {
+				if !kept.known {
+					s := tx.Stmt("SELECT coalesce(max(seq), 0) FROM cursor WHERE name = 'a'")
+					if _, err := s.Step(); err != nil {
+						return err
+					}
+					kept.seq, kept.known = s.ColumnInt64(0), true
+				}
+				kept.seq++
+				return tx.Later(cursorChange{"a", kept.seq})
+			})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			n++
+		}
+	})
+	const turns = 30
+	for range turns {
+		err := other.Write(func(tx *Tx) error {
+			s := tx.Stmt("INSERT INTO cursor (name, seq) VALUES ('a', 1) ON CONFLICT (name) DO UPDATE SET seq = seq + 1")
+			_, err := s.Step()
+			return err
+		})
+		if err == nil {
+			err = other.Commit()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	if err := busy.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if got := cursor(t, other, "a"); got != n+turns {
+		t.Errorf("counted to %d, want %d", got, n+turns)
+	}
+}
+
+// What a hand-over begins has no more than what came meanwhile, and ends.
+func TestHandOverCommits(t *testing.T) {
+	dir := t.TempDir()
+	db, other := open(t, dir, Options{CommitInterval: 1 << 40}), open(t, dir, Options{})
+	if db.handOver() {
+		t.Error("handed over nothing")
+	}
+	for i := range int64(3) {
+		if err := db.Write(func(tx *Tx) error { return tx.Later(cursorChange{"a", i + 1}) }); err != nil {
+			t.Fatal(err)
+		}
+		if !db.handOver() {
+			t.Fatal("not handed over")
+		}
+		if got := cursor(t, other, "a"); got != i+1 {
+			t.Errorf("another process sees %d, want %d", got, i+1)
+		}
+		if db.handOver() {
+			t.Error("handed over an empty batch")
+		}
+	}
+	db.endTx() // as the timer does
+	if err := other.Write(func(tx *Tx) error { return putCursor(tx, "a", 9) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if got := cursor(t, db, "a"); got != 9 {
+		t.Errorf("sees %d of another process", got)
+	}
+}
+
+func TestHandOverThatFailsLosesTheBatch(t *testing.T) {
+	defer func(old uint64) { roomForBatches = old }(roomForBatches)
+	roomForBatches = 0
+	db := open(t, smallDisk(t, "size=3m"), Options{CommitInterval: 1 << 40})
+	var told error
+	db.OnLost(func(err error) { told = err })
+	for i := range 60 {
+		if err := db.Write(func(tx *Tx) error { return tx.Later(bigChange(i)) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db.handOver()
+	if !errors.Is(told, syscall.ENOSPC) {
+		t.Errorf("OnLost was told %v", told)
+	}
+	if err := db.Sync(); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("Sync: %v", err)
+	}
+	if got := rows(t, db); got != 0 {
+		t.Errorf("%d rows of a lost batch", got)
+	}
+	if err := db.Write(func(tx *Tx) error { return tx.Later(cursorChange{"a", 9}) }); err != nil || cursor(t, db, "a") != 9 {
+		t.Errorf("the store does not go on: %v", err)
 	}
 }

@@ -258,6 +258,7 @@ func (db *DB) Write(f func(*Tx) error) error {
 		tx.rider.Keep()
 	}
 	db.stats.writes.Add(1)
+	db.mu.fresh = false
 	if db.mu.direct {
 		tx.hold()
 		return describe(db.commit())
@@ -361,7 +362,7 @@ func (db *DB) lockForWrite() error {
 	}
 	db.mu.Unlock()
 	err := whenNotBusy(context.Background(), func() error {
-		if unix.Flock(int(db.turn.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		if !db.takeTurn() {
 			return errBusy
 		}
 		return nil
@@ -369,7 +370,7 @@ func (db *DB) lockForWrite() error {
 	if err != nil {
 		return err
 	}
-	defer unix.Flock(int(db.turn.Fd()), unix.LOCK_UN)
+	defer db.endTurn()
 	return whenNotBusy(context.Background(), func() error {
 		db.lock()
 		err := db.beginWrite()
@@ -380,6 +381,12 @@ func (db *DB) lockForWrite() error {
 		return err
 	})
 }
+
+// takeTurn reports whether this process may be the next to begin a write
+// transaction.
+func (db *DB) takeTurn() bool { return unix.Flock(int(db.turn.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil }
+
+func (db *DB) endTurn() { _ = unix.Flock(int(db.turn.Fd()), unix.LOCK_UN) }
 
 var errClosed = errors.New("the store is closed")
 
@@ -403,7 +410,7 @@ func (db *DB) beginWrite() error {
 		_ = tx.exec("ROLLBACK")
 		return err
 	}
-	db.mu.state = writing
+	db.mu.state, db.mu.fresh = writing, true
 	db.mu.direct = db.opts.CommitInterval < 0 || !db.roomy()
 	if !db.mu.direct {
 		db.mu.timer.Reset(db.opts.CommitInterval)
@@ -414,20 +421,28 @@ func (db *DB) beginWrite() error {
 // refresh resets the companion when another process has committed since the
 // last transaction. mu and conn must be held, and a transaction be open.
 func (db *DB) refresh() error {
-	s, err := db.mu.tx.prepare("PRAGMA data_version")
+	v, err := db.mu.tx.dataVersion()
 	if err != nil {
 		return err
 	}
-	defer s.Reset()
-	if ok, err := s.Step(); err != nil || !ok {
-		return err
-	}
-	c, v := db.mu.companion, s.ColumnInt64(0)
-	if c != nil && (v != db.mu.version || c.Full()) {
+	if c := db.mu.companion; c != nil && (v != db.mu.version || c.Full()) {
 		c.Reset()
 	}
 	db.mu.version = v
 	return nil
+}
+
+// dataVersion returns a number that changes when another connection commits.
+func (tx *Tx) dataVersion() (int64, error) {
+	s, err := tx.prepare("PRAGMA data_version")
+	if err != nil {
+		return 0, err
+	}
+	defer s.Reset()
+	if ok, err := s.Step(); err != nil || !ok {
+		return 0, err
+	}
+	return s.ColumnInt64(0), nil
 }
 
 // roomy reports whether the disk has so much room that a commit will not fail
@@ -487,6 +502,9 @@ func (db *DB) finish() error {
 // endTx is the timer's function.
 func (db *DB) endTx() {
 	_ = db.applySome() // while others go on
+	if db.handOver() {
+		return
+	}
 	db.lock()
 	defer db.unlock()
 	if !db.mu.closed {
@@ -497,14 +515,7 @@ func (db *DB) endTx() {
 // commit commits the write transaction. mu and conn must be held.
 func (db *DB) commit() error {
 	tx := &db.mu.tx
-	err := db.applyAll()
-	if err == nil && tx.rider != nil {
-		err = db.back.run(tx.rider.Save)
-		tx.rider = nil
-	}
-	if err == nil {
-		err = tx.saveClock()
-	}
+	err := db.complete()
 	if err == nil {
 		err = tx.exec("COMMIT")
 	}
@@ -514,9 +525,26 @@ func (db *DB) commit() error {
 	}
 	db.mu.state = idle
 	db.mu.timer.Stop()
-	db.stats.commits.Add(1)
-	db.wake.bump()
+	if !db.mu.fresh {
+		db.stats.commits.Add(1)
+		db.wake.bump()
+	}
 	return nil
+}
+
+// complete writes all that the open transaction is still to have. mu and conn
+// must be held.
+func (db *DB) complete() error {
+	tx := &db.mu.tx
+	err := db.applyAll()
+	if err == nil && tx.rider != nil {
+		err = db.back.run(tx.rider.Save)
+		tx.rider = nil
+	}
+	if err == nil {
+		err = tx.saveClock()
+	}
+	return err
 }
 
 func (tx *Tx) loadClock() error {
@@ -544,6 +572,7 @@ func (tx *Tx) saveClock() error {
 	s.BindInt64(1, int64(tx.stamp))
 	s.BindInt64(2, tx.ino)
 	_, err = s.Step()
+	tx.ticked = false
 	return err
 }
 

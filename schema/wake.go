@@ -139,13 +139,6 @@ func (db *DB) dataVersion() (v int64) {
 	if db.mu.closed {
 		return 0
 	}
-	s, err := db.mu.tx.prepare("PRAGMA data_version")
-	if err != nil {
-		return 0
-	}
-	defer s.Reset()
-	if ok, err := s.Step(); err == nil && ok {
-		v = s.ColumnInt64(0)
-	}
+	v, _ = db.mu.tx.dataVersion()
 	return v
 }
