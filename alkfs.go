@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/crdtsync/blobs"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 	"github.com/alkdev/alkfs/writesession"
@@ -52,6 +53,7 @@ type Store struct {
 	rights   *Rights // nil: all; see As
 	obs      *observer
 	recent   *recent
+	source   blobstore.Source // of content that is elsewhere, while this process does not synchronise
 }
 
 // Open opens the store in dir, making it on first use: with a key of its own
@@ -124,6 +126,12 @@ func (s *Store) open(ctx context.Context, o Options) error {
 	if o.ReadOnly {
 		return nil
 	}
+	r, err := s.replica(nil)
+	if err != nil {
+		return err
+	}
+	s.source = elsewhere{r, blobs.Ask{DB: s.db}}
+	s.blobs.SetSource(s.source)
 	s.tree.KeepWhile(s.sessions.InUse)
 	s.db.OnLost(func(error) { s.sessions.Lost() })
 	return s.withdrawLost(ctx)

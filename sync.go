@@ -53,15 +53,16 @@ type SyncOptions struct {
 
 // Syncer keeps the shared buckets of a store the same as those of other nodes.
 type Syncer struct {
-	s      *Store
-	engine *crdtsync.Engine
-	quic   *crdtsync.QUIC
-	worker worker.Worker
-	lock   *os.File
-	addrs  []string
-	stop   context.CancelFunc
-	done   chan struct{}
-	err    error // of the engine; set before done is closed
+	s        *Store
+	engine   *crdtsync.Engine
+	contents *contents
+	quic     *crdtsync.QUIC
+	worker   worker.Worker
+	lock     *os.File
+	addrs    []string
+	stop     context.CancelFunc
+	done     chan struct{}
+	err      error // of the engine; set before done is closed
 }
 
 const (
@@ -95,13 +96,20 @@ func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
 	if y.addrs = o.Announce; len(y.addrs) == 0 {
 		y.addrs = announced(y.quic.Addr())
 	}
-	y.engine = crdtsync.NewEngine(r, y.quic, crdtsync.Options{Addrs: y.addrs})
+	y.contents = s.newContents(r)
+	y.engine = crdtsync.NewEngine(r, y.quic, crdtsync.Options{
+		Addrs:  y.addrs,
+		Joined: func(n crdtsync.Node) { y.contents.fetcher.AddPeer(n) },
+		Left:   y.contents.fetcher.RemovePeer,
+		Blobs:  y.contents.serve,
+	})
 	ctx, stop := context.WithCancel(context.Background())
 	y.stop = stop
 	go func() {
 		defer close(y.done)
 		var wg sync.WaitGroup
 		wg.Go(func() { y.publishStatus(ctx) })
+		wg.Go(func() { y.contents.run(ctx, s) })
 		y.err = y.engine.Run(ctx)
 		stop()
 		wg.Wait()
@@ -155,6 +163,7 @@ func (y *Syncer) Done() <-chan struct{} { return y.done }
 func (y *Syncer) Close() error {
 	y.stop()
 	<-y.done
+	y.contents.close(y.s)
 	os.Remove(filepath.Join(y.s.dir, syncStatusFile))
 	return errors.Join(y.err, y.quic.Close(), y.worker.Close(), y.lock.Close())
 }
@@ -452,4 +461,3 @@ func settled(all []BucketStatus, uuid [16]byte) bool {
 	}
 	return connected
 }
-

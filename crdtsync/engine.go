@@ -36,6 +36,31 @@ type Options struct {
 	MarksEvery time.Duration // how often peers compare what they have, besides telling news at once. Default 30 s
 	MinBackoff time.Duration // between attempts to reach a node. Default 500 ms, doubling to MaxBackoff
 	MaxBackoff time.Duration // default 1 min
+	// Joined and Left are told of the node with which a session begins and has
+	// ended; Blobs is given the streams that a node opens for content, and
+	// returns when it is done with one. Each may be nil.
+	Joined func(Node)
+	Left   func(identity.Key)
+	Blobs  func(ctx context.Context, k identity.Key, s io.ReadWriteCloser)
+}
+
+// Node is another node that is connected.
+type Node struct{ link Link }
+
+// Key returns its key.
+func (n Node) Key() identity.Key { return n.link.Peer() }
+
+// Open opens a stream for content to it.
+func (n Node) Open(ctx context.Context) (io.ReadWriteCloser, error) {
+	s, err := n.link.OpenStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.Write([]byte{streamBlobs}); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
 }
 
 // Engine keeps the shared buckets of a store the same as those of other nodes,
@@ -47,7 +72,6 @@ type Engine struct {
 	grantsNews signal // members or buckets did
 	progress   signal // a peer acknowledged, connected or left
 	compare    signal // compare with everybody now
-	blobStream func(ctx context.Context, k identity.Key, s io.ReadWriteCloser)
 
 	mu       sync.Mutex // guards what follows
 	sessions map[identity.Key]*live
@@ -281,10 +305,10 @@ func (e *Engine) serveStreams(ctx context.Context, l Link) {
 		wg.Go(func() {
 			defer s.Close()
 			var kind [1]byte
-			if _, err := io.ReadFull(s, kind[:]); err != nil || kind[0] != streamBlobs || e.blobStream == nil {
+			if _, err := io.ReadFull(s, kind[:]); err != nil || kind[0] != streamBlobs || e.o.Blobs == nil {
 				return
 			}
-			e.blobStream(ctx, l.Peer(), s)
+			e.o.Blobs(ctx, l.Peer(), s)
 		})
 	}
 }
@@ -302,16 +326,23 @@ func (e *Engine) enter(l *live) bool {
 	if better && old != nil {
 		old.link.Close("replaced by another connection")
 	}
+	if better && e.o.Joined != nil {
+		e.o.Joined(Node{l.link})
+	}
 	e.progress.wake()
 	return better
 }
 
 func (e *Engine) leave(l *live) {
 	e.mu.Lock()
-	if e.sessions[l.peer] == l {
+	last := e.sessions[l.peer] == l
+	if last {
 		delete(e.sessions, l.peer)
 	}
 	e.mu.Unlock()
+	if last && e.o.Left != nil {
+		e.o.Left(l.peer)
+	}
 	e.progress.wake()
 }
 
