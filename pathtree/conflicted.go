@@ -162,7 +162,12 @@ func (t *Tree) resolveSyncConflict(tx *schema.Tx, f SyncConflict, keep Keep, oth
 	if err := r.say(&r.all.all[r.all.index(kept)]); err != nil {
 		return err
 	}
-	return r.settle()
+	if err := r.settle(); err != nil {
+		return err
+	}
+	return c.event(notify.Event{ // it makes the branch one with news, for the export
+		Op: notify.OpConflict, Ino: uint64(f.Ino), Name: []byte(f.Name), Ref: int64(f.Kind),
+	})
 }
 
 // resolver decides one conflict.

@@ -65,7 +65,8 @@ func (m *importer) refillOn(branch int64, i Ino, since schema.Stamp, news []*Ver
 			a.take(state)
 			a.Nlink, have = state.Nlink, groupContent|groupAttrs
 		}
-		whole := (have|a.groups)&(groupContent|groupAttrs) == groupContent|groupAttrs
+		// A row that is there is complete, though what it came from may be pruned.
+		whole := a.inRow || (have|a.groups)&(groupContent|groupAttrs) == groupContent|groupAttrs
 		if whole {
 			state = a.inodeRow
 		}
