@@ -61,6 +61,13 @@ func (s *Store) prune(w *work, keep time.Duration) (removed int64, err error) {
 			return 0, err
 		}
 	}
+	// What superseded them must be on the disk, or a power cut takes both.
+	if _, err := s.blobs.SyncAll(w.ctx); err != nil {
+		return 0, err
+	}
+	if err := s.db.Sync(); err != nil {
+		return 0, err
+	}
 	batch := pruneBatch
 	if w.gently {
 		batch = gentleBatch

@@ -259,6 +259,10 @@ func ram() string {
 	return scratch
 }
 
+// backupEvery is how many cuts there are to one after which the backup is
+// restored.
+const backupEvery = 4
+
 // cut is one power cut: where, and the seed of what is left.
 type cut struct {
 	at   int
@@ -292,7 +296,8 @@ func (r *recording) syncs(f func(faultdisk.Op) bool) (at []int) {
 	return at
 }
 
-// cutsAfter returns cuts right after the acknowledgements that follow syncs.
+// cutsAfter returns cuts right after the acknowledgements that follow syncs,
+// that of a backup among them, which is looked at in all of them.
 func (r *recording) cutsAfter(syncs []int) (all []cut) {
 	acks := r.acks()
 	rnd := rand.New(rand.NewPCG(uint64(len(syncs)), 4))
@@ -300,7 +305,13 @@ func (r *recording) cutsAfter(syncs []int) (all []cut) {
 		next, _ := slices.BinarySearch(acks, i)
 		for n := range 3 {
 			if next+n < len(acks) {
-				all = append(all, cut{acks[next+n], rnd.Uint64()})
+				all = append(all, cut{acks[next+n], rnd.Uint64() &^ (backupEvery - 1)})
+			}
+		}
+		for _, m := range r.marks {
+			if m.at > i && m.name == "backup" && m.line == "done" {
+				all = append(all, cut{m.at + 1, rnd.Uint64() &^ (backupEvery - 1)})
+				break
 			}
 		}
 	}
@@ -338,7 +349,7 @@ func (r *recording) check(ctx context.Context, c cut, dir string) (wrong []strin
 	}
 	wrong = checkStore(ctx, filepath.Join(dir, "store"), allowed, true)
 	from, to, ok := r.backup(c.at)
-	if !ok || c.seed%4 != 0 {
+	if !ok || c.seed%backupEvery != 0 {
 		return wrong
 	}
 	restored := filepath.Join(dir, "restored")

@@ -101,6 +101,8 @@ func (v *View) setContent(tx *schema.Tx, ino Ino, n Content) (Inode, error) {
 		e.Old, e.New = hashBytes(old), hashBytes(n.Hash)
 	}
 	was, groups, before := r.Inode, groupContent, r.Ctime
+	// A power cut may take a blob file. Then the content before is to be there.
+	c.keepOld = n.Size > blobstore.InlineMax && was.Size > 0 && was.Hash != n.Hash
 	r.Hash, r.Size, r.Mtime, r.Ctime = n.Hash, n.Size, c.now, c.now
 	if n.Attr != nil {
 		n.Attr.Apply(&r.Inode)

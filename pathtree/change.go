@@ -15,6 +15,7 @@ const coalesce = 1000 // ms
 
 // change is one operation on the head of a branch: all it writes has one stamp.
 type change struct {
+	keepOld bool // overwrite no version in place
 	v      *View
 	tx     *schema.Tx
 	at     version      // place of new rows
@@ -66,7 +67,7 @@ func (v *View) sealed(tx *schema.Tx) (schema.Stamp, error) {
 
 // owns reports whether the version at o may be overwritten in place.
 func (c *change) owns(o version) bool {
-	return o.branch == c.at.branch && o.node == c.at.node && o.stamp > c.sealed &&
+	return !c.keepOld && o.branch == c.at.branch && o.node == c.at.node && o.stamp > c.sealed &&
 		c.at.stamp>>16-o.stamp>>16 < coalesce
 }
 
