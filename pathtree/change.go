@@ -16,12 +16,12 @@ const coalesce = 1000 // ms
 // change is one operation on the head of a branch: all it writes has one stamp.
 type change struct {
 	keepOld bool // overwrite no version in place
-	v      *View
-	tx     *schema.Tx
-	at     version      // place of new rows
-	sealed schema.Stamp // greatest stamp that somebody else can see
-	now    int64        // ns since 1970
-	many   bool         // the quota is checked at the end
+	v       *View
+	tx      *schema.Tx
+	at      version      // place of new rows
+	sealed  schema.Stamp // greatest stamp that somebody else can see
+	now     int64        // ns since 1970
+	many    bool         // the quota is checked at the end
 }
 
 // begin starts a change: EROFS on a view of the past, ESTALE when the branch
