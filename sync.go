@@ -221,7 +221,7 @@ func (s *Store) replica(w worker.Worker) (*crdtsync.Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	return crdtsync.NewReplica(crdtsync.Config{DB: s.db, Tree: s.tree, Worker: w, Private: private, Logger: s.log}), nil
+	return crdtsync.NewReplica(crdtsync.Config{DB: s.db, Tree: s.tree, Worker: w, Private: private, Logger: s.logger("crdtsync")}), nil
 }
 
 // syncBucket returns the replica and a bucket by name.
