@@ -125,10 +125,20 @@ func (st *Staging) WriteAt(p []byte, off int64) (n int, err error) {
 		return 0, nil
 	}
 	st.dirty(off, int64(len(p)))
-	n, err = st.f.WriteAt(p, off)
+	for n < len(p) && err == nil {
+		var k int
+		k, err = st.f.WriteAt(p[n:min(n+maxWrite, len(p))], off+int64(n))
+		n += k
+	}
 	st.wrote(off, int64(n))
 	return n, err
 }
+
+// maxWrite is how many bytes go to the page cache at once. The kernel takes
+// memory in pieces as large as the write; the larger they are, the more likely
+// they are such as it has not used for long, which is slow to come by in a
+// virtual machine whose host takes free memory back.
+const maxWrite = 256 << 10
 
 // ReadAt is io.ReaderAt, over what was written.
 func (st *Staging) ReadAt(p []byte, off int64) (int, error) { return st.f.ReadAt(p, off) }
