@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/schema"
 )
 
 // other is a source that brings content from another store.
@@ -263,4 +264,35 @@ func TestAbsentTextIsMerged(t *testing.T) {
 	}
 	want := bytes.Replace(lines(5, "ours"), []byte("line 2900\n"), []byte("theirs\n"), 1)
 	wantFile(t, e, Spec{Path: "text"}, want)
+}
+
+func TestBucketsWithContent(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	p := randomBytes(9, 20_000)
+	writeFile(t, openView(t, s, Spec{}), "f", p)
+	with := func() (uuids [][16]byte) {
+		t.Helper()
+		err := s.db.Read(func(tx *schema.Tx) (err error) {
+			uuids, err = s.tree.BucketsWith(tx, blobstore.Sum(p))
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return uuids
+	}
+	if u := with(); len(u) != 0 {
+		t.Errorf("a bucket that is not shared: %v", u)
+	}
+	err := s.db.Write(func(tx *schema.Tx) error {
+		_, err := tx.Stmt("UPDATE bucket SET shared = 1").Step()
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, openView(t, s, Spec{}), "g", p) // once, however many files have it
+	if u := with(); len(u) != 1 || u[0] == [16]byte{} {
+		t.Errorf("the shared bucket: %v", u)
+	}
 }

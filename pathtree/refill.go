@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/schema"
 )
 
@@ -179,6 +180,9 @@ func (m *importer) write(a *authored, show bool) error {
 		if err := m.dropAside(th, a.version()); err != nil {
 			return err
 		}
+	}
+	if err := blobstore.Expect(m.tx, a.Hash, a.Size); err != nil { // its bytes come when they are read
+		return err
 	}
 	return insertInode(m.tx, a.inodeRow)
 }
