@@ -2,6 +2,7 @@ package pathtree
 
 import (
 	"errors"
+	"fmt"
 	"syscall"
 
 	"github.com/alkdev/alkfs/blobstore"
@@ -11,6 +12,9 @@ import (
 // ErrConflict is returned by Merge when changes of both sides exclude each
 // other and nobody said how to decide.
 var ErrConflict = errors.New("both sides changed the same things: decide with ours, theirs or both")
+
+// errNotHere says that something to merge is not all here. It is an EAGAIN.
+var errNotHere = fmt.Errorf("part of it has not come from another node yet, merge again when it has: %w", syscall.EAGAIN)
 
 // Strategy decides conflicts.
 type Strategy uint8

@@ -103,8 +103,17 @@ func (p *plan) decide(x *node) error {
 	if err != nil {
 		return err
 	}
+	// An entry can have come from another node before its inode did.
+	if x.o != 0 && v.o == nil || x.t != 0 && v.t == nil {
+		return errNotHere
+	}
+	if v.b == nil {
+		x.b = 0
+	}
 	switch {
 	case x.o == 0 && x.t == 0:
+		return nil
+	case x.t == 0 && x.b == 0:
 		return nil
 	case x.t == 0:
 		return p.decideDeleted(x, v)
