@@ -12,17 +12,7 @@ import (
 // BucketsOf returns the uuids of the shared buckets that have h as content.
 func (r *Replica) BucketsOf(_ context.Context, h blobstore.Hash) (uuids [][16]byte, err error) {
 	err = r.db.Read(func(tx *schema.Tx) error {
-		uuids = nil
-		have, err := r.tree.BucketsOf(tx, h)
-		if err != nil {
-			return err
-		}
-		all, err := r.sharedBuckets(tx)
-		for _, sh := range all {
-			if slices.Contains(have, sh.bucket.UUID) {
-				uuids = append(uuids, sh.bucket.UUID)
-			}
-		}
+		uuids, err = r.tree.BucketsWith(tx, h)
 		return err
 	})
 	return uuids, err

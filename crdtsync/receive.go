@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/crdtsync/gate"
 	"github.com/alkdev/alkfs/crdtsync/identity"
 	"github.com/alkdev/alkfs/pathtree"
@@ -172,11 +171,6 @@ func (r *Replica) importAll(tx *schema.Tx, uuid [16]byte, from identity.Key, in 
 		return res, nil
 	}
 	got, err := r.tree.ImportBucket(tx, sh.bucket.ID, b)
-	for _, c := range got.Contents {
-		if err == nil {
-			err = blobstore.Expect(tx, c.Hash, c.Size)
-		}
-	}
 	res.Versions, res.Contents, res.Conflicts = got.New, got.Contents, len(got.Conflicts)
 	return res, err
 }

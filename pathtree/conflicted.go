@@ -21,6 +21,10 @@ const (
 	DeleteConflict                                // deleted by one, changed by another
 )
 
+var syncConflictNames = [...]string{ContentConflict: "content", AttributeConflict: "attributes", NameConflict: "name", DeleteConflict: "deletion"}
+
+func (k SyncConflictKind) String() string { return syncConflictNames[k] }
+
 // SyncConflict is a thing that nodes changed without knowing of each other, in
 // ways that exclude each other. What counts is the version with the greatest ID;
 // the others are kept until the conflict is resolved.

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/alkdev/alkfs"
+)
+
+func (a *app) conflictsCommand() *cobra.Command {
+	return group("conflicts", "What machines changed at the same time in different ways",
+		`  alkfs conflicts ls work
+  alkfs conflicts resolve work:notes.txt --other`,
+		a.conflictsLsCommand(), a.conflictsResolveCommand())
+}
+
+func (a *app) conflictsLsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "ls BUCKET", Short: "List what is not settled", Args: cobra.ExactArgs(1),
+		Long: `Lists what members of a shared bucket changed at the same time in different ways.
+Every machine shows the same side, the later one; the others are kept until the
+conflict is settled, or the thing is changed by somebody who has seen them.`,
+		Example: "  alkfs conflicts ls work\n  alkfs conflicts ls work --json",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), reading, func(s *alkfs.Store) error {
+				list, err := s.SyncConflicts(args[0])
+				if err != nil {
+					return err
+				}
+				for _, c := range list {
+					if err := a.printConflict(s, args[0], c); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func (a *app) printConflict(s *alkfs.Store, bucket string, c alkfs.SyncConflict) error {
+	where := bucket + "/" + s.BranchName(c.Branch) + ":" + c.Path
+	if a.json {
+		others := make([]any, 0, len(c.Others))
+		for _, o := range c.Others {
+			others = append(others, sideObject(o))
+		}
+		return a.emit("kind", c.Kind.String(), "spec", where, "name", c.Name, "shown", sideObject(c.Shown), "others", others)
+	}
+	a.printf("%s: %s\n  shown  %s\n", quote(where), c.Kind, conflictSideText(c.Shown))
+	for i, o := range c.Others {
+		a.printf("  other %d %s\n", i+1, conflictSideText(o))
+	}
+	return nil
+}
+
+func sideObject(o alkfs.ConflictSide) object {
+	return object{"time", o.ID.Stamp.Time().UTC().Format(time.RFC3339Nano), "node", fmt.Sprintf("%x", o.ID.Node[:]), "gone", o.Gone,
+		"hash", o.Hash.String(), "size", o.Size, "mode", fmt.Sprintf("%o", o.Mode), "copy", o.Copy}
+}
+
+func conflictSideText(o alkfs.ConflictSide) string {
+	text := fmt.Sprintf("%s by %x: ", o.ID.Stamp.Time().Format(time.DateTime), o.ID.Node[:4])
+	switch {
+	case o.Gone:
+		text += "deleted"
+	default:
+		text += fmt.Sprintf("%d bytes, %.12s, mode %o", o.Size, o.Hash, o.Mode&0o7777)
+	}
+	if o.Copy != "" {
+		text += ", as " + quote(o.Copy)
+	}
+	return text
+}
+
+func (a *app) conflictsResolveCommand() *cobra.Command {
+	var other int
+	var both bool
+	c := &cobra.Command{
+		Use: "resolve SPEC", Short: "Settle the conflicts of a path", Args: cobra.ExactArgs(1),
+		Long: `Settles every conflict of the path: what shows stays, or with --other N the side N
+of "alkfs conflicts ls" takes its place, or with --both the others are put beside
+it. The other machines hear of it.`,
+		Example: "  alkfs conflicts resolve work:notes.txt\n  alkfs conflicts resolve work:notes.txt --other 1",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			spec, err := parseSpec(args[0], "")
+			if err != nil {
+				return err
+			}
+			keep := alkfs.KeepShown
+			switch {
+			case both && other != 0:
+				return usagef("--other and --both: one of them is meant")
+			case both:
+				keep = alkfs.KeepBoth
+			case other != 0:
+				keep = alkfs.KeepOther
+			}
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
+				v, err := s.View(spec)
+				if err != nil {
+					return err
+				}
+				list, err := s.SyncConflicts(spec.Bucket)
+				if err != nil {
+					return err
+				}
+				n := 0
+				for _, c := range list {
+					if c.Path != spec.Path || c.Branch != v.Tree().Branch().ID {
+						continue
+					}
+					if err := s.ResolveSyncConflict(c, keep, other-1); err != nil {
+						return err
+					}
+					n++
+				}
+				if n == 0 {
+					return fmt.Errorf("%s has no conflict: see `alkfs conflicts ls %s`", quote(args[0]), quote(spec.Bucket))
+				}
+				return nil
+			})
+		},
+	}
+	c.Flags().IntVar(&other, "other", 0, "the side to show instead, counted from 1")
+	c.Flags().BoolVar(&both, "both", false, "keep all sides, beside each other")
+	return c
+}
