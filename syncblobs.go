@@ -2,6 +2,7 @@ package alkfs
 
 import (
 	"context"
+	"fmt"
 	"io"
 
 	"github.com/alkdev/alkfs/blobstore"
@@ -25,7 +26,7 @@ func (e elsewhere) Fetch(ctx context.Context, p *blobstore.Partial, want []blobs
 		return err
 	}
 	if !shares {
-		return blobstore.NotHere(p.Hash(), "no bucket is shared with another machine")
+		return fmt.Errorf("blob %s: %w", p.Hash(), blobstore.ErrMissing)
 	}
 	return e.ask.Fetch(ctx, p, want, prio)
 }

@@ -123,7 +123,7 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 	for todo := root.Commands(); len(todo) > 0; todo = todo[1:] {
 		c := todo[0]
 		todo = append(todo, c.Commands()...)
-		if c.IsAdditionalHelpTopicCommand() || c.Name() == "help" || c.Name() == "completion" {
+		if c.IsAdditionalHelpTopicCommand() || c.Name() == "help" || c.Name() == "completion" || c.Hidden {
 			continue
 		}
 		seen++

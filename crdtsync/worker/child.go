@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -178,6 +179,7 @@ const limitVar = "ALKFS_WORKER_MEMORY"
 func Main() error {
 	if n, err := strconv.ParseInt(os.Getenv(limitVar), 10, 64); err == nil && n > 0 {
 		debug.SetMemoryLimit(n / 4) // the rest is for the core, which Go does not see
+		n += mapped()               // what there is at the start, which a race detector makes much
 		lim := unix.Rlimit{Cur: uint64(n), Max: uint64(n)}
 		if err := unix.Setrlimit(unix.RLIMIT_DATA, &lim); err != nil {
 			return fmt.Errorf("limiting memory: %w", err)
@@ -196,6 +198,18 @@ func Main() error {
 			return err
 		}
 	}
+}
+
+// mapped returns the bytes that count against RLIMIT_DATA now, 0 if unknown.
+func mapped() (kib int64) {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	if _, rest, ok := bytes.Cut(b, []byte("VmData:")); ok {
+		fmt.Sscan(string(rest[:min(len(rest), 40)]), &kib)
+	}
+	return kib << 10
 }
 
 func (d *docs) serve(req request) answer {
