@@ -178,12 +178,12 @@ func TestAttacks(t *testing.T) {
 		}},
 		{"replayed into another document", identity.ReadWrite, func(f *forger) []byte {
 			b := f.version(f.dentry("new", 5000, unix.S_IFREG, stampNow()))
-			e, err := identity.PeekEnvelope(b)
-			if err != nil {
+			var e identity.Envelope
+			if err := decMode.Unmarshal(b, &e); err != nil {
 				f.s.t.Fatal(err)
 			}
 			e.Dir++
-			b, err = encMode.Marshal(&e)
+			b, err := encMode.Marshal(&e)
 			if err != nil {
 				f.s.t.Fatal(err)
 			}
@@ -202,17 +202,19 @@ func TestAttacks(t *testing.T) {
 				t.Fatal(err)
 			}
 			bad := c.make(forge(m, b))
-			for _, from := range []identity.Key{m.Key(), relay.Key()} {
-				res, err := owner.Receive(b, from, [][]byte{bad})
-				if !errors.Is(err, ErrRefused) || res.New != 0 {
-					t.Errorf("received %+v, %v", res, err)
-				}
-			}
-			if got := owner.listing(b); got != want {
-				t.Errorf("the tree changed:\n%s\nwas\n%s", got, want)
+			res, err := owner.Receive(b, m.Key(), [][]byte{bad})
+			if !errors.Is(err, ErrRefused) || res.New != 0 {
+				t.Errorf("from its author: %+v, %v", res, err)
 			}
 			if again, err := owner.Marks(b); err != nil || len(again) != len(marks) {
 				t.Errorf("something was kept: %v, %v", again, err)
+			}
+			res, err = owner.Receive(b, relay.Key(), [][]byte{bad})
+			if !errors.Is(err, ErrRefused) && (err != nil || res.Void != 1 || res.Versions != 0) {
+				t.Errorf("passed on by another: %+v, %v", res, err)
+			}
+			if got := owner.listing(b); got != want {
+				t.Errorf("the tree changed:\n%s\nwas\n%s", got, want)
 			}
 			m.write(b, "honest", "2")
 			if c.role >= identity.ReadWrite {
@@ -244,6 +246,28 @@ func TestFutureIsHeldBack(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestChangesOnTopOfAVoidOne: a writer that has not heard of a revocation builds
+// on a change that others do not let count, and they take its own.
+func TestChangesOnTopOfAVoidOne(t *testing.T) {
+	owner, m, b := victim(t, identity.ReadWrite)
+	unaware := newStore(t, "unaware")
+	unaware.admit(owner, b, identity.ReadWrite)
+	send(t, owner, unaware, b)
+	send(t, owner, m, b)
+	if err := owner.Grant(b, m.Key(), identity.None, ""); err != nil {
+		t.Fatal(err)
+	}
+	m.write(b, "late", "written after the revocation")
+	send(t, m, unaware, b)
+	unaware.write(b, "on top", "in the same directory")
+	if res := send(t, unaware, owner, b); res.Void == 0 || res.Later != 0 {
+		t.Errorf("received %+v", res)
+	}
+	if l := owner.listing(b); strings.Contains(l, "late") || !strings.Contains(l, "on top") {
+		t.Errorf("the owner has\n%s", l)
+	}
 }
 
 // TestTwoTales has a member tell two nodes different things under one number.

@@ -203,22 +203,6 @@ func (e *Engine) received(b [16]byte, from identity.Key, res Received) {
 	}
 }
 
-// presentable leaves out what the peer would refuse: changes of authors that
-// may not write, as far as is known here.
-func (e *Engine) presentable(b [16]byte, envelopes [][]byte) ([][]byte, error) {
-	m, err := e.Membership(b)
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(envelopes, func(enc []byte) bool {
-		if enc == nil {
-			return true
-		}
-		env, err := identity.PeekEnvelope(enc)
-		return err != nil || !m.Accepts(env.Author, env.Stream, env.Seq)
-	}), nil
-}
-
 // talk runs the session of a link until it ends. Of two links with one node the
 // one that the lesser key dialled stays.
 func (e *Engine) talk(ctx context.Context, l Link, dialed bool) {

@@ -22,6 +22,7 @@ var (
 type Received struct {
 	New, Known int // changes
 	Later      int // changes held back: of a stream whose earlier ones are not here, or from the future
+	Void       int // changes kept for those that follow them, of authors that may not write
 	Versions   int // that were new
 	Contents   []pathtree.ContentRef
 	Conflicts  int
@@ -33,14 +34,18 @@ type arrival struct {
 	encoded []byte
 	change  *gate.Change
 	hash    gate.Hash
-	batch   pathtree.Batch
-	unknown int // entries of kinds that are not known here
+	batch   pathtree.Batch // empty when what it says does not count
+	unknown int            // entries of kinds that are not known here
 }
 
 // Receive takes in changes of a bucket that the node from brought, in an order
 // in which each follows what it depends on. It checks everything about them: the
 // signature, what the author may do, the document, the change itself, and each
 // version. On ErrRefused what came before the offending change has been kept.
+//
+// A change of somebody who may not write says nothing. From its author it is
+// refused; from another, who may not have heard of it yet and may have made
+// changes on top, it is kept as a link of the chain, and not imported.
 func (r *Replica) Receive(uuid [16]byte, from identity.Key, envelopes [][]byte) (res Received, err error) {
 	m, err := r.Membership(uuid)
 	if err != nil {
@@ -51,7 +56,13 @@ func (r *Replica) Receive(uuid [16]byte, from identity.Key, envelopes [][]byte) 
 	for _, b := range envelopes {
 		a, err := open(b, uuid)
 		if err == nil && !m.Accepts(a.Author, a.Stream, a.Seq) {
-			err = fmt.Errorf("%w: a change of %s, whose role is %s", ErrRefused, a.Author.Short(), m.Role(a.Author))
+			if a.Author == from {
+				err = fmt.Errorf("%w: a change of %s, whose role is %s", ErrRefused, from.Short(), m.Role(from))
+			} else {
+				r.log.Warn("a change of a node that may not write was passed on", "author", a.Author.String(), "by", from.Short())
+				a.batch = pathtree.Batch{}
+				res.Void++
+			}
 		}
 		if err != nil {
 			refused = err

@@ -307,10 +307,7 @@ func (s *session) catchUp(ctx context.Context, b [16]byte, f *feed, theirs []Mar
 		}
 		upto := arrived[len(all)-1]
 		arrived = arrived[len(all):]
-		all, err = s.e.presentable(b, all)
-		if err != nil {
-			return err
-		}
+		all = slices.DeleteFunc(all, func(e []byte) bool { return e == nil })
 		if err := s.sendChanges(b, f, all, upto); err != nil {
 			return err
 		}
@@ -337,9 +334,6 @@ func (s *session) follow(ctx context.Context, b [16]byte, f *feed) ([]Mark, bool
 				if c.Source != s.peer && c.Author != s.peer {
 					out = append(out, c.Envelope)
 				}
-			}
-			if out, err = s.e.presentable(b, out); err != nil {
-				return nil, false, err
 			}
 			if err := s.sendChanges(b, f, out, upto); err != nil {
 				return nil, false, err

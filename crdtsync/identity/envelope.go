@@ -77,9 +77,3 @@ func OpenEnvelope(b []byte) (e Envelope, err error) {
 	unsigned.Sig = nil
 	return e, verify(e.Author, envelopePurpose, &unsigned, e.Sig)
 }
-
-// PeekEnvelope decodes b without looking at the signature: for envelopes that
-// were checked when they came.
-func PeekEnvelope(b []byte) (e Envelope, err error) {
-	return e, decMode.Unmarshal(b, &e)
-}
