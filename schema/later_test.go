@@ -172,12 +172,15 @@ func TestLaterFailureLosesTheBatch(t *testing.T) {
 		kept := keepCursor(db)
 		told := make(chan error, 1)
 		db.OnLost(func(err error) { told <- err })
+		var ino int64
+		var stamp Stamp
 		for i := range kickAt + 1 {
 			if who != "loop" && i > 2 {
 				break
 			}
 			err := db.Write(func(tx *Tx) error {
 				kept.known = true
+				ino, stamp = max(ino, tx.NextIno()), max(stamp, tx.NextStamp())
 				if i == 1 {
 					return tx.Later(badChange{})
 				}
@@ -215,6 +218,15 @@ func TestLaterFailureLosesTheBatch(t *testing.T) {
 		}
 		if err := db.Write(func(tx *Tx) error { return tx.Later(cursorChange{"a", 9}) }); err != nil || cursor(t, db, "a") != 9 {
 			t.Errorf("%s: the store does not go on: %v", who, err)
+		}
+		err := db.Write(func(tx *Tx) error {
+			if i, s := tx.NextIno(), tx.NextStamp(); i <= ino || s <= stamp {
+				t.Errorf("%s: number %d and stamp %d were given out before, in the lost batch: %d, %d", who, i, s, ino, stamp)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
 		}
 	}
 }

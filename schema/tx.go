@@ -556,7 +556,11 @@ func (tx *Tx) loadClock() error {
 	if ok, err := s.Step(); err != nil || !ok {
 		return fmt.Errorf("%w: no clock: %v", ErrDamaged, err)
 	}
-	tx.stamp, tx.ino, tx.ticked = Stamp(s.ColumnInt64(0)), s.ColumnInt64(1), false
+	stamp, ino := Stamp(s.ColumnInt64(0)), s.ColumnInt64(1)
+	// What was given out in a batch that was lost is not given out again: open
+	// files still go by those numbers.
+	tx.ticked = tx.stamp > stamp || tx.ino > ino
+	tx.stamp, tx.ino = max(tx.stamp, stamp), max(tx.ino, ino)
 	return nil
 }
 
