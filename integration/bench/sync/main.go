@@ -1,0 +1,190 @@
+// Command sync measures what two nodes on one machine need to share a bucket:
+// the first sync of many small files, its memory, and one change afterwards, from
+// its making on one node until a program on the other hears of it.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+func main() {
+	alkfs := flag.String("alkfs", "", "alkfs binary (default: built)")
+	files := flag.Int("files", 100_000, "files, 100 to a directory")
+	changes := flag.Int("changes", 40, "changes afterwards")
+	flag.Parse()
+	if err := run(*alkfs, *files, *changes); err != nil {
+		fmt.Fprintln(os.Stderr, "sync:", err)
+		os.Exit(1)
+	}
+}
+
+// node is a store and the process that serves it.
+type node struct {
+	bin, dir string
+	cmd      *exec.Cmd
+}
+
+func run(bin string, files, changes int) error {
+	dir, err := os.MkdirTemp("", "alkfs-bench-sync-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if bin == "" {
+		bin = filepath.Join(dir, "alkfs")
+		if out, err := exec.Command("go", "build", "-o", bin, "./cmd/alkfs").CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+	}
+	host := filepath.Join(dir, "host")
+	if err := makeFiles(host, files); err != nil {
+		return err
+	}
+	a, b := &node{bin: bin, dir: filepath.Join(dir, "a")}, &node{bin: bin, dir: filepath.Join(dir, "b")}
+	defer a.stop()
+	defer b.stop()
+	for _, args := range [][]string{{"bucket", "create", "work"}, {"put", "-r", host, "work:"}} {
+		if _, err := a.alkfs(args...); err != nil {
+			return err
+		}
+	}
+	if err := a.serve(); err != nil {
+		return err
+	}
+	ticket, err := a.alkfs("share", "work")
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	if _, err := b.alkfs("join", strings.TrimSpace(ticket)); err != nil {
+		return err
+	}
+	if err := b.serve(); err != nil {
+		return err
+	}
+	if _, err = a.alkfs("sync", "wait", "work", "--timeout", "10m"); err != nil {
+		return err
+	}
+	fmt.Printf("first sync of %d files: %.1f s; %s MiB on the one that had them, %s MiB on the other\n",
+		files, time.Since(began).Seconds(), a.peak(), b.peak())
+	took, err := oneByOne(a, b, changes)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("one change of %d, from its making to a watch on the other: median %v, slowest %v\n",
+		changes, took[len(took)/2].Round(time.Microsecond), took[len(took)-1].Round(time.Microsecond))
+	return nil
+}
+
+func makeFiles(dir string, n int) error {
+	for i := range n {
+		d := filepath.Join(dir, fmt.Sprint(i/100))
+		if i%100 == 0 {
+			if err := os.MkdirAll(d, 0o755); err != nil {
+				return err
+			}
+		}
+		if err := os.WriteFile(filepath.Join(d, fmt.Sprint("file", i)), fmt.Appendln(nil, i), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// oneByOne makes directories on a, and returns how long after the moment that the
+// event of each bears it came to a watch on b.
+func oneByOne(a, b *node, n int) ([]time.Duration, error) {
+	watch := exec.Command(b.bin, "--store", b.dir, "--json", "watch", "work", "--since", "0")
+	out, err := watch.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := watch.Start(); err != nil {
+		return nil, err
+	}
+	defer func() { watch.Process.Kill(); watch.Wait() }()
+	seen := make(chan time.Duration, n+1)
+	go func() {
+		defer close(seen)
+		for s := bufio.NewScanner(out); s.Scan(); {
+			var e struct {
+				Time time.Time
+				Path string
+			}
+			if json.Unmarshal(s.Bytes(), &e) == nil && strings.HasPrefix(e.Path, "one-change") {
+				seen <- time.Since(e.Time)
+			}
+		}
+	}()
+	var took []time.Duration
+	for i := range n + 1 {
+		if _, err := a.alkfs("mkdir", fmt.Sprint("work:one-change", i)); err != nil {
+			return nil, err
+		}
+		d, ok := <-seen
+		if !ok {
+			return nil, fmt.Errorf("the watch ended")
+		}
+		if i > 0 { // the first may have come before the watch began
+			took = append(took, d)
+		}
+	}
+	slices.Sort(took)
+	return took, nil
+}
+
+func (n *node) alkfs(args ...string) (string, error) {
+	cmd := exec.Command(n.bin, append([]string{"--store", n.dir}, args...)...)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("alkfs %s: %w: %s", strings.Join(args, " "), err, said.String())
+	}
+	return string(out), nil
+}
+
+// serve starts the node's process, and returns when it synchronises and has said
+// where.
+func (n *node) serve() error {
+	n.cmd = exec.Command(n.bin, "--store", n.dir, "serve", "--sftp", "", "--sync", "127.0.0.1:0")
+	if err := n.cmd.Start(); err != nil {
+		return err
+	}
+	for range 600 {
+		if _, err := os.Stat(filepath.Join(n.dir, "sync.json")); err == nil {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return fmt.Errorf("serve does not start")
+}
+
+func (n *node) stop() {
+	if n.cmd != nil {
+		n.cmd.Process.Signal(os.Interrupt)
+		n.cmd.Wait()
+	}
+}
+
+// peak returns the most memory that the node's process had, in MiB.
+func (n *node) peak() string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.cmd.Process.Pid))
+	if err != nil {
+		return "?"
+	}
+	_, rest, _ := strings.Cut(string(b), "VmHWM:")
+	var kib int
+	fmt.Sscan(rest, &kib)
+	return fmt.Sprint(kib >> 10)
+}
