@@ -18,13 +18,9 @@ func SinceExcept(tx *schema.Tx, seq, origin int64, limit int) (events []Event, l
 	s.BindInt64(1, seq)
 	s.BindInt64(2, origin)
 	s.BindInt64(3, int64(limit))
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return events, seq, err
-		}
-		if !ok {
-			break
 		}
 		events = append(events, scan(s))
 	}

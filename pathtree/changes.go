@@ -54,13 +54,9 @@ func (c *candidates) add(tx *schema.Tx, branch int64, lo, hi schema.Stamp) error
 	}
 	s := tx.Stmt("SELECT parent, name FROM dentry WHERE branch = ? AND stamp > ? AND stamp <= ?")
 	bindVersion(s, 1, version{branch, lo, int64(hi)})
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return err
-		}
-		if !ok {
-			break
 		}
 		c.edges[edge{Ino(s.ColumnInt64(0)), s.ColumnText(1)}] = struct{}{}
 	}
@@ -70,13 +66,9 @@ func (c *candidates) add(tx *schema.Tx, branch int64, lo, hi schema.Stamp) error
 	} {
 		s := tx.Stmt(q)
 		bindVersion(s, 1, version{branch, lo, int64(hi)})
-		for {
-			ok, err := s.Step()
+		for err := range schema.Rows(s) {
 			if err != nil {
 				return err
-			}
-			if !ok {
-				break
 			}
 			c.inodes[Ino(s.ColumnInt64(0))] = struct{}{}
 		}

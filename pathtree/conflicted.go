@@ -66,13 +66,9 @@ func (t *Tree) syncConflicts(tx *schema.Tx, bucket int64) ([]SyncConflict, error
 		WHERE b.bucket = ? AND b.deleted IS NULL AND c.conflict ORDER BY c.branch, c.kind, c.ino, c.name`)
 	s.BindInt64(1, bucket)
 	var things []thingAt
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return nil, err
-		}
-		if !ok {
-			break
 		}
 		things = append(things, thingAt{
 			s.ColumnInt64(0), thing{VersionKind(s.ColumnInt64(1)), Ino(s.ColumnInt64(2)), s.ColumnText(3)},

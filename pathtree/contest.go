@@ -45,13 +45,9 @@ func (x *exchange) loadContest(t thingAt) (*contest, error) {
 		s.BindInt64(1, int64(t.ino))
 		bindName(s, 2, t.name)
 		s.BindInt64(3, t.branch)
-		for {
-			ok, err := s.Step()
+		for err := range schema.Rows(s) {
 			if err != nil {
 				return nil, err
-			}
-			if !ok {
-				break
 			}
 			c.all = append(c.all, member{at: columnVersion(s), v: Version{
 				Kind: t.kind, Parent: t.ino, Name: t.name, Ino: Ino(s.ColumnInt64(3)), FileType: uint32(s.ColumnInt64(4)) << 12,
@@ -61,13 +57,9 @@ func (x *exchange) loadContest(t thingAt) (*contest, error) {
 		s := x.tx.Stmt("SELECT " + inodeColumns + " FROM inode WHERE ino = ? AND branch = ? AND node < 2000000000")
 		s.BindInt64(1, int64(t.ino))
 		s.BindInt64(2, t.branch)
-		for {
-			ok, err := s.Step()
+		for err := range schema.Rows(s) {
 			if err != nil {
 				return nil, err
-			}
-			if !ok {
-				break
 			}
 			var r inodeRow
 			scanInode(s, &r)
@@ -78,13 +70,9 @@ func (x *exchange) loadContest(t thingAt) (*contest, error) {
 		s.BindInt64(1, int64(t.ino))
 		bindName(s, 2, t.name)
 		s.BindInt64(3, t.branch)
-		for {
-			ok, err := s.Step()
+		for err := range schema.Rows(s) {
 			if err != nil {
 				return nil, err
-			}
-			if !ok {
-				break
 			}
 			c.all = append(c.all, member{at: columnVersion(s), v: Version{Kind: t.kind, Ino: t.ino, Name: t.name, Value: columnValue(s, 3)}})
 		}

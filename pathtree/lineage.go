@@ -111,13 +111,9 @@ func (x *exchange) neighbours(th thing, at version) (before, after version, err 
 			s.BindInt64(5, int64(th.kind))
 		}
 		var found []version
-		for {
-			ok, err := s.Step()
+		for err := range schema.Rows(s) {
 			if err != nil {
 				return before, after, err
-			}
-			if !ok {
-				break
 			}
 			found = append(found, version{at.branch, schema.Stamp(s.ColumnInt64(0)), s.ColumnInt64(1)})
 		}
@@ -207,13 +203,9 @@ func (x *exchange) settles(th thing, at version) ([]VersionID, error) {
 	bindThing(s, 1, th)
 	bindVersion(s, 4, at)
 	var found []version
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return nil, err
-		}
-		if !ok {
-			break
 		}
 		found = append(found, version{at.branch, schema.Stamp(s.ColumnInt64(0)), s.ColumnInt64(1)})
 	}

@@ -192,13 +192,9 @@ func (l *logger) moments(i Ino) ([]version, error) {
 	} {
 		s := l.tx.Stmt(q)
 		s.BindInt64(1, int64(i))
-		for {
-			ok, err := s.Step()
+		for err := range schema.Rows(s) {
 			if err != nil {
 				return nil, err
-			}
-			if !ok {
-				break
 			}
 			note(columnVersion(s))
 		}

@@ -18,13 +18,9 @@ func (t *Tree) Places(tx *schema.Tx, h blobstore.Hash) ([]string, error) {
 	var found []version
 	s := tx.Stmt("SELECT DISTINCT ino, branch FROM inode WHERE hash = ?")
 	s.BindBytes(1, h[:])
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return nil, err
-		}
-		if !ok {
-			break
 		}
 		found = append(found, version{Ino(s.ColumnInt64(0)), s.ColumnInt64(1)})
 	}

@@ -238,13 +238,9 @@ func (t *Tree) RecountQuotas(tx *schema.Tx) error {
 	}
 	s := tx.Stmt("SELECT bucket FROM quota")
 	var buckets []int64
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return err
-		}
-		if !ok {
-			break
 		}
 		buckets = append(buckets, s.ColumnInt64(0))
 	}
@@ -303,13 +299,9 @@ func countBranches(tx *schema.Tx, bucket int64) (map[int64]held, error) {
 		}
 		rows = rows[:0]
 	}
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return nil, err
-		}
-		if !ok {
-			break
 		}
 		var r inodeRow
 		scanInode(s, &r)
@@ -340,13 +332,9 @@ func chainsOf(tx *schema.Tx, bucket int64) (map[int64]chain, error) {
 	s := tx.Stmt("SELECT id FROM branch WHERE bucket = ? AND deleted IS NULL")
 	s.BindInt64(1, bucket)
 	chains := map[int64]chain{}
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return nil, err
-		}
-		if !ok {
-			break
 		}
 		chains[s.ColumnInt64(0)] = nil
 	}

@@ -86,13 +86,9 @@ func (m *importer) authoredFrom(branch int64, i Ino, since schema.Stamp, news []
 	s.BindInt64(2, branch)
 	s.BindInt64(3, int64(since))
 	var vs []authored
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return nil, err
-		}
-		if !ok {
-			break
 		}
 		var r inodeRow
 		scanInode(s, &r)
@@ -198,13 +194,9 @@ func (m *importer) promoteXattrs(i Ino) error {
 	s := m.tx.Stmt("SELECT branch, stamp, node, body FROM aside WHERE kind = 3 AND ino = ? ORDER BY name, branch, stamp")
 	s.BindInt64(1, int64(i))
 	var found []arrival
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return err
-		}
-		if !ok {
-			break
 		}
 		v, err := decodeVersion(columnValue(s, 3))
 		if err != nil {

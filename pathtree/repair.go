@@ -102,13 +102,9 @@ func (m *importer) suspectFork(id int64) error {
 		s.BindInt64(1, l.branch)
 		s.BindInt64(2, int64(l.bound))
 		var found []seatOf
-		for {
-			ok, err := s.Step()
+		for err := range schema.Rows(s) {
 			if err != nil {
 				return err
-			}
-			if !ok {
-				break
 			}
 			found = append(found, seatOf{edge{Ino(s.ColumnInt64(0)), s.ColumnText(1)}, Ino(s.ColumnInt64(2))})
 		}
@@ -275,13 +271,9 @@ func (f *fixer) overlay() (own, all map[edge]Ino, err error) {
 		}
 		s := f.m.tx.Stmt("SELECT parent, name, ino FROM dentry WHERE branch = ? AND node > 2000000000")
 		s.BindInt64(1, l.branch)
-		for {
-			ok, err := s.Step()
+		for err := range schema.Rows(s) {
 			if err != nil {
 				return nil, nil, err
-			}
-			if !ok {
-				break
 			}
 			e := edge{Ino(s.ColumnInt64(0)), s.ColumnText(1)}
 			if _, nearer := all[e]; !nearer {
@@ -482,13 +474,9 @@ func (f *fixer) occupied(d Ino) (bool, error) {
 	s := f.m.tx.Stmt("SELECT DISTINCT name FROM dentry WHERE parent = ? AND ino IS NOT NULL AND node <> 2000000001")
 	s.BindInt64(1, int64(d))
 	var names []string
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return false, err
-		}
-		if !ok {
-			break
 		}
 		names = append(names, s.ColumnText(0))
 	}
@@ -597,13 +585,9 @@ func (f *fixer) past(d Ino) ([]seat, error) {
 		edge
 	}
 	var rows []row
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return nil, err
-		}
-		if !ok {
-			break
 		}
 		r := row{columnVersion(s), edge{Ino(s.ColumnInt64(3)), s.ColumnText(4)}}
 		if f.ch.sees(r.branch, r.stamp) {

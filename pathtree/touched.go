@@ -485,13 +485,9 @@ func (m *importer) recountPast(branch int64, ch chain, i Ino, since schema.Stamp
 	s.BindInt64(2, branch)
 	s.BindInt64(3, int64(since))
 	var rows []inodeRow
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return err
-		}
-		if !ok {
-			break
 		}
 		var r inodeRow
 		scanInode(s, &r)

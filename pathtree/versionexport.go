@@ -174,13 +174,9 @@ func (x *exchange) dirty() (branches []int64, records bool, err error) {
 			GROUP BY branch ORDER BY branch`)
 		s.BindInt64(1, looked)
 		s.BindInt64(2, x.bucket.ID)
-		for {
-			ok, err := s.Step()
+		for err := range schema.Rows(s) {
 			if err != nil {
 				return nil, false, err
-			}
-			if !ok {
-				break
 			}
 			records = records || s.ColumnInt64(1) != 0
 			if id := s.ColumnInt64(0); id != 0 {

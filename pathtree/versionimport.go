@@ -705,13 +705,9 @@ func (m *importer) rename(table string, names map[[16]byte]string) error {
 		old, new string
 	}
 	var changes []change
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return err
-		}
-		if !ok {
-			break
 		}
 		var u [16]byte
 		s.ColumnBytes(1, u[:])

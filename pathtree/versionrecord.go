@@ -101,13 +101,9 @@ func (x *exchange) records() ([]BucketRecord, error) {
 	s := x.tx.Stmt("SELECT kind, stamp, node, body FROM record WHERE bucket = ? ORDER BY kind, key")
 	s.BindInt64(1, x.bucket.ID)
 	var rows []row
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return nil, err
-		}
-		if !ok {
-			break
 		}
 		rows = append(rows, row{RecordKind(s.ColumnInt64(0)), version{0, schema.Stamp(s.ColumnInt64(1)), s.ColumnInt64(2)}, s.ColumnText(3)})
 	}
@@ -176,13 +172,9 @@ func (x *exchange) branchesNow() (news []BucketRecord, err error) {
 	s := x.tx.Stmt(selectBranch + "WHERE bucket = ? ORDER BY id")
 	s.BindInt64(1, x.bucket.ID)
 	var all []Branch
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return nil, err
-		}
-		if !ok {
-			break
 		}
 		all = append(all, scanBranch(s))
 	}
@@ -319,13 +311,9 @@ func (x *exchange) mergesNow() (news []BucketRecord, err error) {
 		r        BucketRecord
 	}
 	var rows []row
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return nil, err
-		}
-		if !ok {
-			break
 		}
 		rows = append(rows, row{s.ColumnInt64(0), s.ColumnInt64(2), BucketRecord{
 			Kind: MergeRecord, Fork: schema.Stamp(s.ColumnInt64(1)), At: schema.Stamp(s.ColumnInt64(3)),

@@ -21,13 +21,9 @@ func (t *Tree) withdraw(tx *schema.Tx, h blobstore.Hash) ([]string, error) {
 	s := tx.Stmt("SELECT " + inodeColumns + " FROM inode WHERE hash = ? ORDER BY ino, stamp, node")
 	s.BindBytes(1, h[:])
 	var rows []inodeRow
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return nil, err
-		}
-		if !ok {
-			break
 		}
 		var r inodeRow
 		scanInode(s, &r)

@@ -50,13 +50,9 @@ func AddUser(tx *schema.Tx, name string) (User, error) {
 func Users(tx *schema.Tx) ([]User, error) {
 	s := tx.Stmt("SELECT name FROM ssh_user ORDER BY name")
 	var names []string
-	for {
-		ok, err := s.Step()
+	for err := range schema.Rows(s) {
 		if err != nil {
 			return nil, err
-		}
-		if !ok {
-			break
 		}
 		names = append(names, s.ColumnText(0))
 	}
