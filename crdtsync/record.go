@@ -8,6 +8,7 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 
+	"github.com/alkdev/alkfs/crdtsync/codec"
 	"github.com/alkdev/alkfs/crdtsync/gate"
 	"github.com/alkdev/alkfs/crdtsync/identity"
 	"github.com/alkdev/alkfs/pathtree"
@@ -79,22 +80,7 @@ type wireRecord struct {
 	Policy  pathtree.Policy `cbor:"11,keyasint,omitempty"`
 }
 
-var encMode, decMode = modes()
-
-func modes() (cbor.EncMode, cbor.DecMode) {
-	enc, err := cbor.CoreDetEncOptions().EncMode()
-	if err != nil {
-		panic(err)
-	}
-	dec, err := cbor.DecOptions{
-		MaxNestedLevels: 8, MaxArrayElements: 1 << 16, MaxMapPairs: 64,
-		IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
-	}.DecMode()
-	if err != nil {
-		panic(err)
-	}
-	return enc, dec
-}
+var encMode, decMode = codec.Modes(cbor.DecOptions{MaxNestedLevels: 8, MaxArrayElements: 1 << 16, MaxMapPairs: 64})
 
 // toWire and fromWire leave out the author's own key.
 func toWire(id pathtree.VersionID, author pathtree.NodeKey) wireID {

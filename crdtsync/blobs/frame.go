@@ -11,6 +11,7 @@ import (
 	"github.com/fxamacker/cbor/v2"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/crdtsync/codec"
 )
 
 // Bounds of frames.
@@ -169,22 +170,9 @@ const (
 	Held // whole, and promised to stay
 )
 
-var encMode, decMode = modes()
-
-func modes() (cbor.EncMode, cbor.DecMode) {
-	enc, err := cbor.CoreDetEncOptions().EncMode()
-	if err != nil {
-		panic(err)
-	}
-	dec, err := cbor.DecOptions{
-		DupMapKey: cbor.DupMapKeyEnforcedAPF, MaxNestedLevels: 6, MaxArrayElements: 2 * MaxItems,
-		MaxMapPairs: 32, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
-	}.DecMode()
-	if err != nil {
-		panic(err)
-	}
-	return enc, dec
-}
+var encMode, decMode = codec.Modes(cbor.DecOptions{
+	DupMapKey: cbor.DupMapKeyEnforcedAPF, MaxNestedLevels: 6, MaxArrayElements: 2 * MaxItems, MaxMapPairs: 32,
+})
 
 // appendFrame appends a header with its length.
 func appendFrame(b []byte, header any) ([]byte, error) {

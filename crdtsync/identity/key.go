@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/fxamacker/cbor/v2"
+
+	"github.com/alkdev/alkfs/crdtsync/codec"
 )
 
 // Key is an ed25519 public key: the identity of a node.
@@ -38,24 +40,9 @@ func ParseKey(s string) (k Key, err error) {
 	return Key(b), nil
 }
 
-var encMode, decMode = modes()
-
-// modes returns CBOR as RFC 8949 section 4.2.1 wants it for signatures, and a
-// decoder that bounds what it is given.
-func modes() (cbor.EncMode, cbor.DecMode) {
-	enc, err := cbor.CoreDetEncOptions().EncMode()
-	if err != nil {
-		panic(err)
-	}
-	dec, err := cbor.DecOptions{
-		DupMapKey: cbor.DupMapKeyEnforcedAPF, MaxNestedLevels: 8, MaxArrayElements: 1 << 16,
-		MaxMapPairs: 64, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
-	}.DecMode()
-	if err != nil {
-		panic(err)
-	}
-	return enc, dec
-}
+var encMode, decMode = codec.Modes(cbor.DecOptions{
+	DupMapKey: cbor.DupMapKeyEnforcedAPF, MaxNestedLevels: 8, MaxArrayElements: 1 << 16, MaxMapPairs: 64,
+})
 
 // sign returns the signature of v under purpose, so that what was signed for
 // one is worth nothing for another.
