@@ -17,16 +17,29 @@ import (
 // eventBatch bounds how many events are read in one transaction.
 const eventBatch = 256
 
+// settle is how long an answer may take from here to the kernel.
+const settle = time.Second
+
+// repeat is an event to go through a second time. The kernel cannot drop the
+// attributes of an inode that an answer, computed before the event, is only
+// bringing it. (Names are safe: it waits for lookups before it drops one.)
+type repeat struct {
+	at    int64         // by clock
+	event *notify.Event // nil: drop everything
+}
+
 // follow tells the kernel of what other surfaces change, from event after on,
 // until ctx ends. It holds no lock while it does: the kernel may have to wait
 // for requests that are being answered.
 func (fs *fileSystem) follow(ctx context.Context, after int64) {
+	var again []repeat
 	for ctx.Err() == nil {
 		gen := fs.db.Generation()
 		events, last, err := fs.news(after)
 		switch {
 		case errors.Is(err, notify.ErrFellBehind) || fs.lost.Swap(false):
 			fs.dropAll()
+			again = []repeat{{at: fs.clock() + int64(settle)}}
 		case err != nil:
 			fs.log.Error("changes made elsewhere cannot be followed", keyError, err)
 			sleep(ctx, time.Second)
@@ -34,14 +47,33 @@ func (fs *fileSystem) follow(ctx context.Context, after int64) {
 		}
 		after = last
 		for i := range events {
-			fs.event(&events[i])
-		}
-		if len(events) == 0 {
-			if _, err := fs.db.Wait(ctx, gen); err != nil {
-				return
+			if e := &events[i]; fs.event(e) {
+				again = append(again, repeat{fs.clock() + int64(settle), e})
 			}
 		}
+		for len(again) > 0 && again[0].at <= fs.clock() {
+			if e := again[0].event; e != nil {
+				fs.event(e)
+			} else {
+				fs.dropAll()
+			}
+			again = again[1:]
+		}
+		if len(events) == 0 {
+			fs.wait(ctx, gen, again)
+		}
 	}
+}
+
+// wait returns when the database is no longer of generation gen, the first of
+// again is due, or ctx ends.
+func (fs *fileSystem) wait(ctx context.Context, gen uint32, again []repeat) {
+	if len(again) > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(again[0].at-fs.clock()))
+		defer cancel()
+	}
+	_, _ = fs.db.Wait(ctx, gen) // its only error is that ctx has ended
 }
 
 func sleep(ctx context.Context, d time.Duration) {
@@ -96,16 +128,32 @@ func (fs *fileSystem) followers(e *notify.Event) (list []*volume) {
 	return list
 }
 
-func (fs *fileSystem) event(e *notify.Event) {
+// event goes through the kernel's caches for e, and reports whether an answer
+// may be on its way that will bring back what e made stale.
+func (fs *fileSystem) event(e *notify.Event) (late bool) {
 	if e.Op == notify.OpBranch || e.Op == notify.OpBucket {
 		fs.epoch.Add(1)
 		fs.volumesChanged(e)
-		return
+		return false // what is known of those is not cached for longer
 	}
 	for _, vol := range fs.followers(e) {
 		fs.epoch.Add(1)
+		late = fs.answering(vol, e) || late
 		fs.invalidate(vol, e)
 	}
+	return late
+}
+
+// answering reports whether an inode that e is about was looked up just now.
+func (fs *fileSystem) answering(vol *volume, e *notify.Event) bool {
+	since := fs.clock() - int64(settle)
+	for _, ino := range [...]uint64{e.Ino, e.Parent, uint64(e.Ref)} {
+		n := fs.nodes.find(nodeKey{vol.branch, pathtree.Ino(ino)})
+		if n != nil && n.answered.Load() > since {
+			return true
+		}
+	}
+	return false
 }
 
 // invalidate drops what the change e made stale, here and in the kernel.

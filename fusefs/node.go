@@ -45,6 +45,10 @@ type node struct {
 	// comes before all other locks.
 	releasing sync.Mutex
 
+	// answered is when, by fileSystem.clock, a lookup was last answered with
+	// this inode. The answer may still be on its way.
+	answered atomic.Int64
+
 	// mu may be taken inside a database transaction, and nothing is called
 	// while it is held. What is kept here is stored inside the transaction
 	// that read or made it, which orders it against all others.

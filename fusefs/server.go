@@ -35,6 +35,9 @@ type Config struct {
 	Sessions *writesession.Sessions
 	Logger   *slog.Logger  // default: discard
 	Slow     time.Duration // from when on a request is logged; 0: never
+
+	// wrap, of tests, comes between the kernel and the file system.
+	wrap func(fuse.RawFileSystem) fuse.RawFileSystem
 }
 
 // Options says what to mount and how; the zero value mounts everything, read
@@ -115,7 +118,11 @@ func mount(ctx context.Context, dir string, c Config, o Options) (*Server, error
 	s.fs = newFileSystem(c, o)
 	s.fs.log = c.Logger.With(keyDir, dir)
 	s.ops = latency.NewSet("fuse", opNames, c.Slow, s.fs.log)
-	if err := s.start(bg); err != nil {
+	var served fuse.RawFileSystem = &metered{s.fs, s.ops}
+	if c.wrap != nil {
+		served = c.wrap(served)
+	}
+	if err := s.start(bg, served); err != nil {
 		cancel()
 		return nil, err
 	}
@@ -132,7 +139,7 @@ func mount(ctx context.Context, dir string, c Config, o Options) (*Server, error
 }
 
 // start mounts, and follows the changes made elsewhere from just before.
-func (s *Server) start(bg context.Context) error {
+func (s *Server) start(bg context.Context, served fuse.RawFileSystem) error {
 	var last int64
 	err := s.fs.db.Read(func(tx *schema.Tx) (err error) {
 		last, err = notify.Last(tx)
@@ -146,7 +153,7 @@ func (s *Server) start(bg context.Context) error {
 		return err
 	}
 	s.fs.nodes = newNodes(root)
-	if s.fuse, err = fuse.NewServer(&metered{s.fs, s.ops}, s.dir, mountOptions(s.fs.opts, s.fs.log)); err != nil {
+	if s.fuse, err = fuse.NewServer(served, s.dir, mountOptions(s.fs.opts, s.fs.log)); err != nil {
 		return explainMount(err)
 	}
 	o := s.fs.opts
