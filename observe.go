@@ -61,7 +61,8 @@ type observer struct {
 	began  time.Time
 	moment latency.Moment // began
 	api    *latency.Set
-	serves atomic.Bool // it answers: it is no single command
+	serves atomic.Bool            // it answers: it is no single command
+	syncer atomic.Pointer[Syncer] // nil: it does not synchronise
 	slow   time.Duration
 
 	mu struct {

@@ -14,6 +14,7 @@ import (
 	"runtime/pprof"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -57,20 +58,21 @@ func (s *Store) Answer() (stop func(), err error) {
 		return nil, fmt.Errorf("answer questions: %w", err)
 	}
 	s.obs.serves.Store(true)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
 		for {
 			c, err := ln.AcceptUnix()
 			if err != nil {
 				return
 			}
-			s.answer(c)
+			wg.Go(func() { s.answer(ctx, c) })
 		}
-	}()
+	})
 	return func() {
 		ln.Close() // removes the socket
-		<-done
+		cancel()
+		wg.Wait()
 		dir.Close()
 	}, nil
 }
@@ -85,16 +87,18 @@ func openRun(store string, makeIt bool) (*os.File, error) {
 	return os.Open(path)
 }
 
-// answer answers one question. Questions are few and answers quick: one at a
-// time will do.
-func (s *Store) answer(c *net.UnixConn) {
+// answer answers one question.
+func (s *Store) answer(ctx context.Context, c *net.UnixConn) {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(askDeadline))
-	line, err := bufio.NewReader(io.LimitReader(c, 64)).ReadString('\n')
+	line, err := bufio.NewReader(io.LimitReader(c, 256)).ReadString('\n')
 	if err != nil {
 		return
 	}
-	switch strings.TrimSpace(line) {
+	question, about, _ := strings.Cut(strings.TrimSpace(line), " for ")
+	switch question {
+	case askReach, askWhere:
+		s.answerSync(ctx, c, question, about)
 	case askStats:
 		_ = json.NewEncoder(c).Encode(s.Process())
 	case askGoroutines:
@@ -160,7 +164,11 @@ func (s *Store) ask(ctx context.Context, name, question string) ([]byte, error) 
 		return nil, err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(askDeadline))
+	deadline, bounded := ctx.Deadline()
+	if !bounded {
+		deadline = time.Now().Add(askDeadline)
+	}
+	_ = c.SetDeadline(deadline)
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 	if _, err := io.WriteString(c, question+"\n"); err != nil {

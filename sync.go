@@ -105,6 +105,7 @@ func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
 	})
 	ctx, stop := context.WithCancel(context.Background())
 	y.stop = stop
+	s.obs.syncer.Store(y)
 	go func() {
 		defer close(y.done)
 		var wg sync.WaitGroup
@@ -161,6 +162,7 @@ func (y *Syncer) Done() <-chan struct{} { return y.done }
 
 // Close ends synchronising.
 func (y *Syncer) Close() error {
+	y.s.obs.syncer.Store(nil)
 	y.stop()
 	<-y.done
 	y.contents.close(y.s)
@@ -430,7 +432,7 @@ func (s *Store) WaitSync(ctx context.Context, bucket string) error {
 			return err
 		}
 		if !running {
-			return errors.New("nothing synchronises this store: start `alkfs serve --sync ADDR`")
+			return ErrNotSyncing
 		}
 		if int32(st.Drained-gen) >= 0 && settled(st.Buckets, b.UUID) {
 			return nil

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/alkdev/alkfs/crdtsync/identity"
@@ -69,14 +70,16 @@ type Engine struct {
 	*Replica
 	o          Options
 	net        Network
-	grantsNews signal // members or buckets did
-	progress   signal // a peer acknowledged, connected or left
-	compare    signal // compare with everybody now
+	grantsNews signal        // members or buckets did
+	progress   signal        // a peer acknowledged, connected or left
+	compare    signal        // compare with everybody now
+	round      atomic.Uint64 // of Reach
 
 	mu       sync.Mutex // guards what follows
 	sessions map[identity.Key]*live
 	problems map[identity.Key]problem
-	drained  uint32 // generation of the database
+	tried    map[identity.Key]uint64 // newest round in which a node was dialled, and is not connected
+	drained  uint32                  // generation of the database
 }
 
 // live is a session with its link.
@@ -105,7 +108,10 @@ func NewEngine(r *Replica, net Network, o Options) *Engine {
 	if o.MaxBackoff == 0 {
 		o.MaxBackoff = time.Minute
 	}
-	return &Engine{Replica: r, o: o, net: net, sessions: map[identity.Key]*live{}, problems: map[identity.Key]problem{}}
+	return &Engine{
+		Replica: r, o: o, net: net,
+		sessions: map[identity.Key]*live{}, problems: map[identity.Key]problem{}, tried: map[identity.Key]uint64{},
+	}
 }
 
 // Run synchronises until ctx ends.
@@ -203,8 +209,8 @@ func (e *Engine) received(b [16]byte, from identity.Key, res Received) {
 	}
 }
 
-// talk runs the session of a link until it ends. Of two links with one node the
-// one that the lesser key dialled stays.
+// talk runs the session of a link until it ends. Of two links with one node that
+// came about at once the one that the lesser key dialled stays.
 func (e *Engine) talk(ctx context.Context, l Link, dialed bool) {
 	defer l.Close("done")
 	k := l.Peer()
@@ -297,11 +303,19 @@ func (e *Engine) serveStreams(ctx context.Context, l Link) {
 	}
 }
 
-// enter makes l the session with its peer, unless there is a better one.
+// dialTime bounds the attempt to reach one address.
+const dialTime = 5 * time.Second
+
+// atOnce is how far apart two nodes that dial each other at the same time may
+// have their links.
+const atOnce = 5 * time.Second
+
+// enter makes l the session with its peer, unless there is a better one. Who
+// dials has no other link that works, so an older one is what a crash left.
 func (e *Engine) enter(l *live) bool {
 	e.mu.Lock()
 	old := e.sessions[l.peer]
-	better := old == nil || l.dialed == (compareKeys(e.key, l.peer) < 0) || l.dialed == old.dialed
+	better := old == nil || l.dialed == (compareKeys(e.key, l.peer) < 0) || l.dialed == old.dialed || l.since.Sub(old.since) > atOnce
 	if better {
 		e.sessions[l.peer] = l
 		delete(e.problems, l.peer)
@@ -404,11 +418,15 @@ func (e *Engine) dialPeer(ctx context.Context, k identity.Key) {
 				return
 			}
 		}
+		now, round := e.compare.wait(), e.round.Load() // a Reach from here on is one more try
 		if e.Admits(k) && !e.now().Before(e.problem(k).until) && e.dialOnce(ctx, k) {
 			continue
 		}
+		e.mu.Lock()
+		e.tried[k] = round
+		e.mu.Unlock()
+		e.progress.wake()
 		timer := time.NewTimer(backoff/2 + rand.N(backoff))
-		now := e.compare.wait()
 		select {
 		case <-now:
 		case <-timer.C:
@@ -428,8 +446,11 @@ func (e *Engine) dialOnce(ctx context.Context, k identity.Key) bool {
 	if err != nil {
 		return false
 	}
+	if len(addrs) == 0 {
+		e.setProblem(k, errNoPlace, time.Time{})
+	}
 	for _, a := range addrs {
-		dctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		dctx, cancel := context.WithTimeout(ctx, dialTime)
 		l, err := e.net.Dial(dctx, a, k)
 		cancel()
 		if err != nil {

@@ -50,6 +50,8 @@ type grants struct {
 type marks struct {
 	Bucket [16]byte `cbor:"1,keyasint"`
 	Marks  []Mark   `cbor:"2,keyasint"`
+	Ask    uint64   `cbor:"3,keyasint,omitempty"` // not 0: answer with marks when everything was sent
+	Answer uint64   `cbor:"4,keyasint,omitempty"` // the Ask that this answers
 }
 
 type changes struct {

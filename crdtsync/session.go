@@ -37,11 +37,12 @@ type session struct {
 
 // feed is what goes to the peer of one bucket.
 type feed struct {
-	marks  chan []Mark // newest marks of the peer
-	grants int         // how many the peer was sent
-	sent   int64       // number of the newest change sent
-	acked  int64       // number that the peer acknowledged
-	ack    int64       // number of the peer's to acknowledge; 0: none
+	marks    chan *marks // newest marks of the peer
+	grants   int         // how many the peer was sent
+	sent     int64       // number of the newest change sent
+	acked    int64       // number that the peer acknowledged
+	ack      int64       // number of the peer's to acknowledge; 0: none
+	answered uint64      // newest round (Engine.Reach) in which the peer said that it has sent all
 }
 
 func newSession(e *Engine, peer identity.Key, w io.Writer) *session {
@@ -135,7 +136,7 @@ func (s *session) gotHello(ctx context.Context, wg *sync.WaitGroup, cancel conte
 		}
 		s.mu.Lock()
 		_, have := s.buckets[b]
-		f := &feed{marks: make(chan []Mark, 1)}
+		f := &feed{marks: make(chan *marks, 1)}
 		if !have {
 			s.buckets[b] = f
 		}
@@ -166,12 +167,20 @@ func (s *session) sendGrants(b [16]byte, f *feed) error {
 	return s.write(&message{Grants: &grants{Bucket: b, Grants: all}})
 }
 
-func (s *session) sendMarks(b [16]byte) error {
-	m, err := s.e.Marks(b)
+// sendMarks tells the peer what there is here of a bucket; answer is what it
+// asked that with, 0 for nothing.
+func (s *session) sendMarks(b [16]byte, f *feed, answer uint64) error {
+	all, err := s.e.Marks(b)
 	if err != nil {
 		return err
 	}
-	return s.write(&message{Marks: &marks{Bucket: b, Marks: m}})
+	m := &marks{Bucket: b, Marks: all, Answer: answer}
+	s.mu.Lock()
+	if round := s.e.round.Load(); f.answered < round {
+		m.Ask = round
+	}
+	s.mu.Unlock()
+	return s.write(&message{Marks: m})
 }
 
 func (s *session) find(b [16]byte) *feed {
@@ -196,11 +205,18 @@ func (s *session) gotMarks(m *marks) error {
 	if f == nil {
 		return nil
 	}
+	if m.Answer > 0 {
+		s.mu.Lock()
+		f.answered = max(f.answered, m.Answer)
+		s.mu.Unlock()
+		s.e.progress.wake()
+	}
 	select { // the newest ones count
-	case <-f.marks:
+	case old := <-f.marks:
+		m.Ask = max(m.Ask, old.Ask)
 	default:
 	}
-	f.marks <- m.Marks
+	f.marks <- m
 	return nil
 }
 
@@ -266,18 +282,23 @@ func (s *session) feed(ctx context.Context, b [16]byte, f *feed) error {
 	if err := s.sendGrants(b, f); err != nil {
 		return err
 	}
-	if err := s.sendMarks(b); err != nil {
+	if err := s.sendMarks(b, f, 0); err != nil {
 		return err
 	}
-	var theirs []Mark
+	var theirs *marks
 	select {
 	case theirs = <-f.marks:
 	case <-ctx.Done():
 		return nil
 	}
 	for {
-		if err := s.catchUp(ctx, b, f, theirs); err != nil {
+		if err := s.catchUp(ctx, b, f, theirs.Marks); err != nil {
 			return err
+		}
+		if theirs.Ask != 0 {
+			if err := s.sendMarks(b, f, theirs.Ask); err != nil {
+				return err
+			}
 		}
 		var again bool
 		var err error
@@ -320,7 +341,7 @@ func (s *session) catchUp(ctx context.Context, b [16]byte, f *feed, theirs []Mar
 
 // follow sends what comes in after what was sent, until the peer sends marks
 // again, which it returns; false when ctx ends.
-func (s *session) follow(ctx context.Context, b [16]byte, f *feed) ([]Mark, bool, error) {
+func (s *session) follow(ctx context.Context, b [16]byte, f *feed) (*marks, bool, error) {
 	for {
 		wait := s.e.news.wait() // before looking
 		all, err := s.e.Since(b, f.sent, batchBytes)
@@ -404,8 +425,11 @@ func (s *session) announce(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		for b := range feeds {
-			if err := s.sendMarks(b); err != nil {
+		s.mu.Lock()
+		feeds = maps.Clone(s.buckets)
+		s.mu.Unlock()
+		for b, f := range feeds {
+			if err := s.sendMarks(b, f, 0); err != nil {
 				return err
 			}
 		}

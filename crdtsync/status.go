@@ -147,13 +147,3 @@ func behind(tx *schema.Tx, bucket [16]byte, acked int64, k identity.Key) (int64,
 // Progress returns a channel that is closed when a node acknowledges something,
 // connects or leaves.
 func (e *Engine) Progress() <-chan struct{} { return e.progress.wait() }
-
-// Retry reaches for every node at once, however long it was not reached, and
-// compares with those that are connected.
-func (e *Engine) Retry() {
-	e.mu.Lock()
-	clear(e.problems)
-	e.mu.Unlock()
-	e.progress.wake()
-	e.compare.wake()
-}

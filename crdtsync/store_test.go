@@ -227,7 +227,9 @@ func start(t *testing.T, n *memNet, s *store, o Options) *running {
 	if o.MarksEvery == 0 {
 		o.MarksEvery = 200 * time.Millisecond
 	}
-	o.MinBackoff, o.MaxBackoff = 5*time.Millisecond, 50*time.Millisecond
+	if o.MinBackoff == 0 {
+		o.MinBackoff, o.MaxBackoff = 5*time.Millisecond, 50*time.Millisecond
+	}
 	e := NewEngine(s.Replica, n.node(s.name, s.Key()), o)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -266,3 +266,57 @@ func TestConflictsBetweenNodes(t *testing.T) {
 	}
 	eventually(t, "the other content on b", func() bool { return fileHas(b.path("notes"), settled) })
 }
+
+// `sync now` gets at once what the others have, and says whom it did not reach;
+// `where` tells who has a file's bytes.
+func TestReachAndWhere(t *testing.T) {
+	a, b := newNode(t, true), newNode(t, false)
+	a.serve(t)
+	b.join(t, a.ticket(t, "rw"))
+	must(t, os.WriteFile(a.path("big"), bytes.Repeat([]byte("some of "), 100_000), 0o644))
+	caughtUp(t, a)
+	b.alkfs(t, "sync", "now", "work")
+	where := func() (here, there, problem string) {
+		t.Helper()
+		for line := range strings.Lines(b.alkfs(t, "where", "work:big", "--json")) {
+			var p struct {
+				Here       bool
+				Has, Error string
+			}
+			must(t, json.Unmarshal([]byte(line), &p))
+			if p.Here {
+				here = p.Has
+			} else {
+				there, problem = p.Has, p.Error
+			}
+		}
+		return here, there, problem
+	}
+	if here, there, _ := where(); here != "none" || there != "all" {
+		t.Errorf("before it is read: here %s, on the other node %s", here, there)
+	}
+	must(t, exec.Command("cmp", a.path("big"), b.path("big")).Run())
+	if here, _, _ := where(); here != "all" {
+		t.Errorf("after it was read: here %s", here)
+	}
+
+	a.stop(t)
+	if r := b.try(t, "sync", "now", "work"); r.code != 1 || !strings.Contains(r.out, "not reached: ") {
+		t.Errorf("with nobody there: %+v", r)
+	}
+	if here, there, problem := where(); here != "all" || there != "?" || problem != "not connected" {
+		t.Errorf("with nobody there: here %s, on the other node %s (%s)", here, there, problem)
+	}
+	name := filepath.Join(t.TempDir(), "late")
+	must(t, os.WriteFile(name, nil, 0o644))
+	a.alkfs(t, "put", name, "work:")
+	a.serve(t)
+	eventually(t, "the other node", func() bool { return b.try(t, "sync", "now").code == 0 })
+	if out := b.alkfs(t, "ls", "work"); !strings.Contains(out, "late") {
+		t.Errorf("after sync now there is no late:\n%s", out)
+	}
+	b.stop(t)
+	if r := b.try(t, "sync", "now"); r.code != 1 || !strings.Contains(r.err, "alkfs serve --sync") {
+		t.Errorf("with nothing to ask: %+v", r)
+	}
+}

@@ -23,8 +23,8 @@ days, and for ever where a snapshot or branch shows it.`
 const jsonHelp = `With --json, commands that print data print JSON instead, to standard output.
 
 A list (ls, tree, log, diff, bucket ls, branch ls, snapshot ls, sessions ls,
-jobs ls, jobs history, lock ls, queue ls, watch, stats --watch, mount without
-arguments) is JSON lines: one object on each line. Any other answer is a single
+jobs ls, jobs history, lock ls, queue ls, peer ls, sync status, sync now, where,
+watch, stats --watch, mount without arguments) is JSON lines: one object on each line. Any other answer is a single
 object on one line.
 
 Field names are lower case and stable; new ones may be added. Times are RFC 3339

@@ -34,7 +34,7 @@ func (a *app) shareCommand() *cobra.Command {
 	var role string
 	c := &cobra.Command{
 		Use: "share BUCKET", Short: "Print a ticket with which another machine joins a bucket",
-		Long: `Prints a ticket. Whoever has it can join the bucket from another machine with
+		Long: `Prints a ticket, on a terminal as a QR code too. Whoever has it can join the bucket from another machine with
 "alkfs join", until it expires or was used. Changes then go both ways, as long as
 "alkfs serve --sync ADDR" runs on both. The machine that shares a bucket first owns
 it: only it makes and unmakes admins.
@@ -57,6 +57,9 @@ Roles: ro reads, rw also changes, admin also lets others in.`,
 					return a.emit("bucket", args[0], "role", role, "expires", time.Now().Add(o.Expires).UTC().Format(time.RFC3339), "uses", o.Uses, "ticket", ticket)
 				}
 				a.printf("%s\n", ticket)
+				if err := a.printQR(ticket); err != nil {
+					return err
+				}
 				a.note("on the other machine: alkfs join TICKET, and alkfs serve --sync :4747")
 				return nil
 			})
@@ -198,8 +201,9 @@ func (a *app) peerRenameCommand() *cobra.Command {
 func (a *app) syncCommand() *cobra.Command {
 	return group("sync", "How shared buckets stand",
 		`  alkfs sync status
+  alkfs sync now
   alkfs sync wait work --timeout 1m`,
-		a.syncStatusCommand(), a.syncWaitCommand())
+		a.syncStatusCommand(), a.syncNowCommand(), a.syncWaitCommand())
 }
 
 func (a *app) syncStatusCommand() *cobra.Command {

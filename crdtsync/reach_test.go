@@ -1,0 +1,60 @@
+package crdtsync
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/alkdev/alkfs/crdtsync/identity"
+)
+
+// TestReach asks for others that would be tried in an hour.
+func TestReach(t *testing.T) {
+	n := newMemNet()
+	a, c, d := newStore(t, "a"), newStore(t, "c"), newStore(t, "d")
+	b := a.makeBucket("team")
+	for _, s := range []*store{c, d} {
+		s.admit(a, b, identity.ReadWrite)
+	}
+	a.write(b, "from a", "1")
+	send(t, a, c, b)
+	a.setPlaces(c.Key(), []string{"c"})
+	rarely := Options{MarksEvery: time.Hour, MinBackoff: time.Hour, MaxBackoff: time.Hour}
+	n.setCut("a", "c", true)
+	e := start(t, n, a, rarely)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	reach := func() map[identity.Key]string {
+		t.Helper()
+		all, err := e.Reach(ctx)
+		if err != nil || len(all) != 2 {
+			t.Fatalf("Reach: %v, %v", all, err)
+		}
+		return map[identity.Key]string{all[0].Key: all[0].Err, all[1].Key: all[1].Err}
+	}
+	if got := reach(); got[c.Key()] == "" || got[d.Key()] != errNoPlace.Error() {
+		t.Errorf("with nobody there: %v", got)
+	}
+
+	for i := range 50 {
+		c.write(b, "from c", string(rune('A'+i)))
+		if _, err := c.Drain(ctx, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start(t, n, c, rarely)
+	n.setCut("a", "c", false)
+	if got := reach(); got[c.Key()] != "" {
+		t.Errorf("c was not reached: %v", got)
+	}
+	if got, want := a.listing(b), c.listing(b); got != want {
+		t.Errorf("when Reach returned a had\n%s\nc had\n%s", got, want)
+	}
+	if got := reach(); got[c.Key()] != "" { // it is connected now
+		t.Errorf("c was not reached again: %v", got)
+	}
+	n.setCut("a", "c", true)
+	if got := reach(); got[c.Key()] == "" {
+		t.Errorf("c was reached over a link that is cut")
+	}
+}
