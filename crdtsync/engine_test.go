@@ -81,3 +81,26 @@ func TestPartitionHeals(t *testing.T) {
 		same(t, b, all...)
 	}
 }
+
+// A Drain that finds nothing commits nothing, which would wake whoever drains.
+func TestNothingToDrain(t *testing.T) {
+	a := newStore(t, "a")
+	b := a.makeBucket("work")
+	a.write(b, "one", "1")
+	for _, want := range []bool{true, false} {
+		if err := a.db.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		before := a.db.Generation()
+		n, err := a.Drain(t.Context(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.db.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if committed := a.db.Generation() != before; n > 0 != want || committed != want {
+			t.Errorf("%d changes made, committed: %v; want %v", n, committed, want)
+		}
+	}
+}

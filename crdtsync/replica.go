@@ -145,12 +145,16 @@ func insertShared(tx *schema.Tx, bucket int64, owner identity.Key) error {
 }
 
 // Drain makes changes of what this node wrote in the bucket since the last
-// Drain, and returns how many. They are committed when it returns.
+// Drain, and returns how many. They are committed when it returns. With nothing to
+// do it writes nothing: who waits for commits to drain would never rest.
 func (r *Replica) Drain(ctx context.Context, uuid [16]byte) (n int, err error) {
 	r.drain.Lock()
 	defer r.drain.Unlock()
 	if m, err := r.Membership(uuid); err != nil || m.Role(r.key) < identity.ReadWrite {
 		return 0, err // what a reader changes stays here
+	}
+	if done, err := r.drained(uuid); err != nil || done {
+		return 0, err
 	}
 	err = r.db.Write(func(tx *schema.Tx) error {
 		sh, err := r.lookup(tx, uuid)
@@ -172,4 +176,21 @@ func (r *Replica) Drain(ctx context.Context, uuid [16]byte) (n int, err error) {
 		}
 	}
 	return n, err
+}
+
+// drained reports whether there is nothing to make changes of.
+func (r *Replica) drained(uuid [16]byte) (done bool, err error) {
+	err = r.db.Read(func(tx *schema.Tx) error {
+		sh, err := r.lookup(tx, uuid)
+		if err != nil {
+			return err
+		}
+		if done, err = r.tree.Exported(tx, sh.bucket.ID); err != nil || !done {
+			return err
+		}
+		waiting, err := count(tx, `SELECT count(*) FROM (SELECT 1 FROM sync_out WHERE bucket = ? LIMIT 1)`, sh.bucket.ID)
+		done = waiting == 0
+		return err
+	})
+	return done, err
 }

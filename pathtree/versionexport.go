@@ -20,6 +20,15 @@ func (t *Tree) ExportBucket(tx *schema.Tx, bucket int64) (Batch, error) {
 	return b, fail("export", "", err)
 }
 
+// Exported reports whether ExportBucket would find nothing, since nothing happened
+// in the store after the last one.
+func (t *Tree) Exported(tx *schema.Tx, bucket int64) (bool, error) {
+	s := tx.Stmt("SELECT shared AND looked = (SELECT coalesce(max(seq), 0) FROM event) FROM bucket WHERE id = ?")
+	s.BindInt64(1, bucket)
+	_, err := s.Step()
+	return err == nil && s.ColumnInt64(0) != 0, fail("export", "", err)
+}
+
 func (t *Tree) exportBucket(tx *schema.Tx, bucket int64) (b Batch, err error) {
 	x, err := t.newExchange(tx, bucket)
 	if err != nil {
