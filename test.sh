@@ -46,7 +46,7 @@ want=(
 	fusermount3:fuse3 rsync:rsync sqlite3:sqlite3 vim:vim git:git gcc:gcc npm:npm node:nodejs
 	setfattr:attr setfacl:acl mkfs.ext4:e2fsprogs losetup:mount setpriv:util-linux
 	ssh:openssh-client sshfs:sshfs lftp:lftp rclone:rclone python3:python3 make:make
-	strace:strace tar:tar useradd:passwd diff:diffutils xxd:xxd
+	strace:strace tar:tar useradd:passwd diff:diffutils xxd:xxd ip:iproute2
 )
 missing() {
 	local pair

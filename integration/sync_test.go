@@ -17,27 +17,31 @@ import (
 type node struct {
 	*process
 	*store
-	dir  string // of the mount
-	addr string // where others find it
+	dir  string   // of the mount
+	addr string   // where others find it
+	in   []string // command that runs another on the node's machine; nil: on this one
 }
 
 // newNode makes a node, with the bucket when it is the first.
 func newNode(t testing.TB, first bool) *node {
 	t.Helper()
-	n := &node{store: newStore(t), dir: t.TempDir()}
+	n := &node{store: newStore(t), dir: t.TempDir(), addr: "127.0.0.1:0"}
 	if first {
 		n.alkfs(t, "bucket", "create", "work")
 	}
 	return n
 }
 
+// command is a command of alkfs on the node's machine.
+func (n *node) command(args ...string) *exec.Cmd {
+	line := append(append(slices.Clone(n.in), n.bin), n.args(args)...)
+	return exec.Command(line[0], line[1:]...)
+}
+
 // serve starts the node's process, on the address it had before.
-func (n *node) serve(t testing.TB) {
+func (n *node) serve(t testing.TB, flags ...string) {
 	t.Helper()
-	if n.addr == "" {
-		n.addr = "127.0.0.1:0"
-	}
-	cmd := exec.Command(n.bin, n.args([]string{"--json", "serve", "--sftp", "", "--sync", n.addr, "--mount", "work=" + n.dir})...)
+	cmd := n.command(append([]string{"--json", "serve", "--sftp", "", "--sync", n.addr, "--mount", "work=" + n.dir}, flags...)...)
 	t.Cleanup(func() { detach(n.dir) })
 	n.process = start(t, cmd)
 	eventually(t, "synchronising", func() bool {
@@ -87,13 +91,24 @@ func (n *node) ticket(t testing.TB, role string) string {
 // join has the node join by a ticket, and start.
 func (n *node) join(t testing.TB, ticket string) {
 	t.Helper()
-	n.alkfs(t, "join", ticket)
-	cmd := exec.Command(n.bin, n.args([]string{"--json", "serve", "--sftp", "", "--sync", "127.0.0.1:0"})...)
-	p := start(t, cmd) // the branch must come before it can be mounted
+	n.redeem(t, ticket)
+	p := n.serveUnmounted(t) // the branch must come before it can be mounted
 	eventually(t, "the first branch", func() bool { return n.try(t, "ls", "work").code == 0 })
 	must(t, p.cmd.Process.Signal(os.Interrupt))
 	must(t, p.wait(t))
 	n.serve(t)
+}
+
+func (n *node) redeem(t testing.TB, ticket string) {
+	t.Helper()
+	cmd := n.command("join", ticket)
+	tool{}.run(t, cmd.Path, cmd.Args[1:]...)
+}
+
+// serveUnmounted synchronises the node without a mount.
+func (n *node) serveUnmounted(t testing.TB) *process {
+	t.Helper()
+	return start(t, n.command("--json", "serve", "--sftp", "", "--sync", n.addr))
 }
 
 // caughtUp waits until each node has what the others wrote.
