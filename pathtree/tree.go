@@ -26,7 +26,7 @@ func New(db *schema.DB) *Tree { return &Tree{db: db, heads: headsOf(db), now: ti
 
 // Moved returns a number that grows when this process renames or removes
 // anything but a file by Unlink, or a branch or bucket. Where a directory was
-// found stays true while neither it nor schema.DB.Generation, for the other
+// found stays true while neither it nor schema.DB.Others, for the other
 // processes, has changed. Read it in the transaction that the answer is for.
 func (t *Tree) Moved() uint64 { return t.moved.Load() }
 

@@ -201,6 +201,43 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
+// TestOthers has two handles of one store: each sees the commits of the other
+// and not its own, and both wake who waits here and there.
+func TestOthers(t *testing.T) {
+	dir := t.TempDir()
+	a, b := open(t, dir, Options{}), open(t, dir, Options{})
+	for i := range 100 {
+		seenA, seenB, gen := a.Others(), b.Others(), b.Generation()
+		woken := make(chan error, 2)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		for _, db := range []*DB{a, b} {
+			go func() {
+				_, err := db.Wait(ctx, gen)
+				woken <- err
+			}()
+		}
+		if err := a.Write(func(tx *Tx) error { return putCursor(tx, "a", int64(i)) }); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if a.Others() != seenA {
+			t.Error("a commit of one's own is one of others")
+		}
+		if b.Others() == seenB {
+			t.Error("a commit of another is not seen")
+		}
+		for range 2 {
+			if err := <-woken; err != nil {
+				t.Error("who waits was not woken:", err)
+			}
+		}
+		cancel()
+		a, b = b, a
+	}
+}
+
 // TestWaitBeforeTheWakerRuns changes the counter when somebody waits already
 // and the goroutine that looks at it has not begun.
 func TestWaitBeforeTheWakerRuns(t *testing.T) {
@@ -208,9 +245,16 @@ func TestWaitBeforeTheWakerRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	changed := w.mu.changed
+	w.committed()
+	select {
+	case <-changed:
+	default:
+		t.Error("a commit of one's own woke nobody here")
+	}
 	before := w.load()
 	w.bump()
-	changed := w.mu.changed
+	changed = w.mu.changed
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {

@@ -208,7 +208,7 @@ func (db *DB) commitAndBegin() error {
 		return err
 	}
 	db.stats.commits.Add(1)
-	db.wake.bump()
+	db.wake.committed()
 	db.boundWAL()
 	err := whenNotBusy(context.Background(), func() error { return tx.exec("BEGIN IMMEDIATE") })
 	if err != nil {

@@ -527,7 +527,7 @@ func (db *DB) commit() error {
 	db.mu.timer.Stop()
 	if !db.mu.fresh {
 		db.stats.commits.Add(1)
-		db.wake.bump()
+		db.wake.committed()
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -13,13 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wakeFile is a counter in memory shared by all processes that have the store
-// open. Every commit adds one and wakes whoever waits (futex(2)), so a change
-// is noticed at the cost of a load and waiting for one costs nothing.
+// wakeFile is memory shared by all processes that have the store open. Every
+// commit adds one to a counter in it and wakes who waits in other processes
+// (futex(2)), so a change is noticed at the cost of a load and waiting for one
+// costs nothing.
 type wakeFile struct {
-	mem     []byte
-	counter *atomic.Uint32
-	opened  uint32 // value of the counter before anybody could wait
+	mem      []byte
+	counter  *atomic.Uint32
+	sleepers *atomic.Int32 // in all processes; too many once one was killed, which costs wakes in vain
+	opened   uint32        // value of the counter before anybody could wait
+
+	asleep atomic.Int32  // of this process
+	own    atomic.Uint64 // half the commits of this process in counter; odd while one is added
 
 	mu struct {
 		sync.Mutex
@@ -50,7 +56,10 @@ func openWake(path string) (*wakeFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &wakeFile{mem: mem, counter: (*atomic.Uint32)(unsafe.Pointer(&mem[0]))}
+	w := &wakeFile{
+		mem:     mem,
+		counter: (*atomic.Uint32)(unsafe.Pointer(&mem[0])), sleepers: (*atomic.Int32)(unsafe.Pointer(&mem[64])),
+	}
 	w.mu.changed = make(chan struct{})
 	w.opened = w.load()
 	return w, nil
@@ -58,35 +67,78 @@ func openWake(path string) (*wakeFile, error) {
 
 func (w *wakeFile) load() uint32 { return w.counter.Load() }
 
+// bump tells everybody of a change that is not this process's own commit.
 func (w *wakeFile) bump() {
-	const futexWake = 1
 	w.counter.Add(1)
+	w.wake()
+}
+
+// committed tells everybody of a commit of this process. Only one goroutine at
+// a time calls it.
+func (w *wakeFile) committed() {
+	w.own.Add(1)
+	w.counter.Add(1)
+	w.own.Add(1)
+	w.tell()
+	if w.sleepers.Load() != w.asleep.Load() {
+		w.wake()
+	}
+}
+
+// others is the counter without the commits of this process.
+func (w *wakeFile) others() uint32 {
+	for {
+		own := w.own.Load()
+		n := w.load() - uint32(own/2)
+		if own&1 == 0 && own == w.own.Load() {
+			return n
+		}
+		runtime.Gosched()
+	}
+}
+
+// tell wakes who waits in this process.
+func (w *wakeFile) tell() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	close(w.mu.changed)
+	w.mu.changed = make(chan struct{})
+}
+
+// wake wakes every run.
+func (w *wakeFile) wake() {
+	const futexWake = 1
 	_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(w.counter)), futexWake, 1<<30, 0, 0, 0)
 }
 
-// run turns changes of the counter into closed channels until ctx ends.
-// version tells of commits that were not counted.
-func (w *wakeFile) run(ctx context.Context, version func() int64) {
+// sleep returns when another process has changed the counter from seen, or
+// after pollInterval.
+func (w *wakeFile) sleep(seen uint32) syscall.Errno {
 	const futexWait = 0
+	w.sleepers.Add(1)
+	w.asleep.Add(1)
+	ts := unix.NsecToTimespec(int64(pollInterval))
+	_, _, errno := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(w.counter)), futexWait, uintptr(seen), uintptr(unsafe.Pointer(&ts)), 0, 0)
+	w.asleep.Add(-1)
+	w.sleepers.Add(-1)
+	return errno
+}
+
+// run turns changes of the counter by others into closed channels until ctx
+// ends. version tells of commits that were not counted.
+func (w *wakeFile) run(ctx context.Context, version func() int64) {
 	// Not the value of now: somebody may be waiting for it to change already.
 	seen, known := w.opened, version()
 	for ctx.Err() == nil {
-		if w.load() == seen {
-			ts := unix.NsecToTimespec(int64(pollInterval))
-			_, _, errno := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(w.counter)), futexWait, uintptr(seen), uintptr(unsafe.Pointer(&ts)), 0, 0)
-			if errno == unix.ETIMEDOUT {
-				if v := version(); v != known {
-					known = v
-					w.bump()
-				}
+		if w.load() == seen && w.sleep(seen) == unix.ETIMEDOUT {
+			if v := version(); v != known {
+				known = v
+				w.bump()
 			}
 		}
 		if now := w.load(); now != seen {
 			seen = now
-			w.mu.Lock()
-			close(w.mu.changed)
-			w.mu.changed = make(chan struct{})
-			w.mu.Unlock()
+			w.tell()
 		}
 	}
 }
@@ -116,6 +168,15 @@ func (db *DB) Generation() uint32 {
 		return 0
 	}
 	return db.wake.load()
+}
+
+// Others changes whenever another process commits to the store, and when writes
+// of this one were lost; equal values mean that neither happened between.
+func (db *DB) Others() uint32 {
+	if db.wake == nil {
+		return 0
+	}
+	return db.wake.others()
 }
 
 // Wait returns when the generation is no longer gen, with the new one. In a

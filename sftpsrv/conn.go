@@ -32,8 +32,9 @@ type connection struct {
 
 	mu struct {
 		sync.Mutex
-		rights *access.Rights
-		gen    uint32 // of the store when rights were loaded
+		rights  *access.Rights
+		others  uint32 // of the store, when rights were loaded
+		changes uint64 // of access
 	}
 }
 
@@ -41,10 +42,10 @@ type connection struct {
 // loses the connection.
 func (c *connection) rights() (*access.Rights, error) {
 	c.touch()
-	gen := c.s.c.DB.Generation()
+	others, changes := c.s.c.DB.Others(), access.Changes()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.mu.rights != nil && c.mu.gen == gen {
+	if c.mu.rights != nil && c.mu.others == others && c.mu.changes == changes {
 		return c.mu.rights, nil
 	}
 	var r access.Rights
@@ -60,7 +61,7 @@ func (c *connection) rights() (*access.Rights, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.mu.rights, c.mu.gen = &r, gen
+	c.mu.rights, c.mu.others, c.mu.changes = &r, others, changes
 	return &r, nil
 }
 

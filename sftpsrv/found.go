@@ -11,7 +11,7 @@ import (
 // found remembers where branches and directories are, for as long as nothing
 // was moved. It is used with the database's connection held, and nowhere else.
 type found struct {
-	gen      uint32
+	others   uint32
 	moved    uint64
 	branches map[string]branchAt       // by BUCKET/BRANCH
 	dirs     map[dirKey]pathtree.Inode // directories, of which only Ino is still true
@@ -30,21 +30,21 @@ type dirKey struct {
 // maxFound is how many directories are remembered.
 const maxFound = 1000
 
-// recall forgets what may not be true any more. gen is the store's generation
-// from before the transaction began.
-func (s *session) recall(gen uint32) {
+// recall forgets what may not be true any more. others is the store's from
+// before the transaction began.
+func (s *session) recall(others uint32) {
 	f := &s.found
 	moved := s.c.Tree.Moved()
-	if f.branches == nil || f.gen != gen || f.moved != moved || len(f.dirs) > maxFound {
-		*f = found{gen, moved, make(map[string]branchAt), make(map[dirKey]pathtree.Inode)}
+	if f.branches == nil || f.others != others || f.moved != moved || len(f.dirs) > maxFound {
+		*f = found{others, moved, make(map[string]branchAt), make(map[dirKey]pathtree.Inode)}
 	}
 }
 
 // branchNames remembers what branches are called, for as long as nothing changed.
 type branchNames struct {
-	gen   uint32
-	moved uint64
-	of    map[int64]string
+	others uint32
+	moved  uint64
+	of     map[int64]string
 }
 
 // level returns what the user may do with the branch of v, whose name may not be
@@ -55,11 +55,11 @@ func (s *session) level(v *pathtree.View) (access.Level, error) {
 	if err != nil {
 		return access.None, err
 	}
-	gen, moved, id := s.c.DB.Generation(), s.c.Tree.Moved(), v.Branch().ID
+	others, moved, id := s.c.DB.Others(), s.c.Tree.Moved(), v.Branch().ID
 	s.mu.Lock()
 	n := &s.mu.named
-	if n.of == nil || n.gen != gen || n.moved != moved {
-		*n = branchNames{gen, moved, make(map[int64]string)}
+	if n.of == nil || n.others != others || n.moved != moved {
+		*n = branchNames{others, moved, make(map[int64]string)}
 	}
 	name, known := n.of[id]
 	s.mu.Unlock()
@@ -74,7 +74,7 @@ func (s *session) level(v *pathtree.View) (access.Level, error) {
 		return access.None, err
 	}
 	s.mu.Lock()
-	if n.gen == gen && n.moved == moved {
+	if n.others == others && n.moved == moved {
 		n.of[id] = name
 	}
 	s.mu.Unlock()

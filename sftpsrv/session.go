@@ -128,9 +128,9 @@ func (s *session) look(fn func(tx *schema.Tx, r *access.Rights) error) error {
 	if err != nil {
 		return err
 	}
-	gen := s.c.DB.Generation()
+	others := s.c.DB.Others()
 	return s.c.DB.Read(func(tx *schema.Tx) error {
-		s.recall(gen)
+		s.recall(others)
 		return fn(tx, r)
 	})
 }
@@ -141,9 +141,9 @@ func (s *session) change(fn func(tx *schema.Tx, r *access.Rights) error) error {
 	if err != nil {
 		return err
 	}
-	gen := s.c.DB.Generation()
+	others := s.c.DB.Others()
 	return s.c.DB.Write(func(tx *schema.Tx) error {
-		s.recall(gen)
+		s.recall(others)
 		return fn(tx, r)
 	})
 }
