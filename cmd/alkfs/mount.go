@@ -116,6 +116,7 @@ func (a *app) mount(ctx context.Context, arg, dir string, f mountFlags) error {
 	if f.background && !isChild() {
 		return a.mountInBackground(ctx, store, spec, dir)
 	}
+	lateTimers(ctx)
 	err = a.serveMount(ctx, store, spec, dir, o)
 	if isChild() && err != nil {
 		tellParent(a.report(err))

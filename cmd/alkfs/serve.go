@@ -47,6 +47,7 @@ with their own keys (~/.ssh/*.pub and authorized_keys).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			a.follows = true
+			lateTimers(cmd.Context())
 			return a.serveStore(cmd.Context(), f)
 		},
 	}
