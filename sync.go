@@ -48,6 +48,7 @@ func RunDocumentWorker() error { return worker.Main() }
 type SyncOptions struct {
 	Addr     string   // HOST:PORT to listen on, UDP; port 0 for any
 	Announce []string // HOST:PORT at which others find this node. Default: Addr, on every address of the machine if it names none
+	Links    int      // connections for content with each node, besides the one for changes. Default 4
 	Worker   []string // command that calls RunDocumentWorker. Default: documents are kept in this process
 }
 
@@ -98,8 +99,8 @@ func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
 	}
 	y.contents = s.newContents(r)
 	y.engine = crdtsync.NewEngine(r, y.quic, crdtsync.Options{
-		Addrs:  y.addrs,
-		Joined: func(n crdtsync.Node) { y.contents.fetcher.AddPeer(n) },
+		Addrs: y.addrs, BulkLinks: o.Links,
+		Joined: func(n *crdtsync.Node) { y.contents.fetcher.AddPeer(n) },
 		Left:   y.contents.fetcher.RemovePeer,
 		Blobs:  y.contents.serve,
 	})

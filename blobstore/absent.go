@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/alkdev/alkfs/schema"
 )
 
@@ -110,8 +112,12 @@ type NotHereError struct {
 func (e *NotHereError) Error() string { return NotHere(e.Hash, "it has to be fetched first").Error() }
 func (e *NotHereError) Unwrap() error { return ErrNotHere }
 
-// fetchWindow is how many groups Fetch asks for at once, 16 MiB.
-const fetchWindow = 1024
+// Fetch asks for fetchWindow groups, 128 MiB, fetchWindows times at once, so that
+// there is always more to bring.
+const (
+	fetchWindow  = 8192
+	fetchWindows = 2
+)
 
 // Fetch brings all of a content and returns when it is here.
 func (s *Store) Fetch(ctx context.Context, h Hash, size int64, prio Priority) error {
@@ -144,10 +150,13 @@ func (s *Store) FetchRange(ctx context.Context, h Hash, size int64, r Range, pri
 
 func (p *Partial) fetchAll(ctx context.Context, r Range, prio Priority) error {
 	r = r.clip(p.groups)
-	for first := r.First; first < r.End(); first += fetchWindow {
-		if err := p.fetch(ctx, Range{first, min(fetchWindow, r.End()-first)}, prio); err != nil {
-			return err
-		}
+	windows, each := errgroup.WithContext(ctx)
+	windows.SetLimit(fetchWindows)
+	for first := r.First; first < r.End() && each.Err() == nil; first += fetchWindow {
+		windows.Go(func() error { return p.fetch(each, Range{first, min(fetchWindow, r.End()-first)}, prio) })
+	}
+	if err := errors.Join(windows.Wait(), ctx.Err()); err != nil {
+		return err
 	}
 	return p.finish()
 }

@@ -314,7 +314,18 @@ func (p *Partial) store() error {
 // adopt moves the files into blobs/ and adds the row, unless another process
 // has. opening must be held.
 func (p *Partial) adopt() error {
+	p.mu.Lock()
+	files := p.mu.files
+	p.mu.Unlock()
 	for first := int64(0); first < p.groups; first += spanGroups {
+		if gone, err := unlinked(files.have); err != nil {
+			return err
+		} else if gone { // another process has, and what it brought need not be hashed here
+			if b, err := p.s.openFile(p.hash, p.size); err == nil {
+				p.whole.Store(b.file)
+			} // else it was collected since: what we have open is all there is of it
+			return nil
+		}
 		if err := p.verify(Range{first, min(spanGroups, p.groups-first)}); err != nil {
 			return err
 		}
@@ -322,9 +333,6 @@ func (p *Partial) adopt() error {
 	if !p.complete() {
 		return nil // what an earlier process had brought was damaged: there is more to fetch
 	}
-	p.mu.Lock()
-	files := p.mu.files
-	p.mu.Unlock()
 	if err := lockWait(context.Background(), files.have); err != nil {
 		return err
 	}
@@ -338,7 +346,7 @@ func (p *Partial) adopt() error {
 	}
 	f, err := p.s.openSeen(p.hash, p.size)
 	if err != nil {
-		return nil // it was collected since: what we have open is all there is of it
+		return nil // as above
 	}
 	p.whole.Store(f)
 	return nil

@@ -37,31 +37,13 @@ type Options struct {
 	MarksEvery time.Duration // how often peers compare what they have, besides telling news at once. Default 30 s
 	MinBackoff time.Duration // between attempts to reach a node. Default 500 ms, doubling to MaxBackoff
 	MaxBackoff time.Duration // default 1 min
+	BulkLinks  int           // connections for content with each node, besides the one of the session. Default 4
 	// Joined and Left are told of the node with which a session begins and has
 	// ended; Blobs is given the streams that a node opens for content, and
 	// returns when it is done with one. Each may be nil.
-	Joined func(Node)
+	Joined func(*Node)
 	Left   func(identity.Key)
 	Blobs  func(ctx context.Context, k identity.Key, s io.ReadWriteCloser)
-}
-
-// Node is another node that is connected.
-type Node struct{ link Link }
-
-// Key returns its key.
-func (n Node) Key() identity.Key { return n.link.Peer() }
-
-// Open opens a stream for content to it.
-func (n Node) Open(ctx context.Context) (io.ReadWriteCloser, error) {
-	s, err := n.link.OpenStream(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := s.Write([]byte{streamBlobs}); err != nil {
-		s.Close()
-		return nil, err
-	}
-	return s, nil
 }
 
 // Engine keeps the shared buckets of a store the same as those of other nodes,
@@ -86,6 +68,7 @@ type Engine struct {
 type live struct {
 	*session
 	link   Link
+	node   *Node
 	dialed bool
 	since  time.Time
 }
@@ -107,6 +90,9 @@ func NewEngine(r *Replica, net Network, o Options) *Engine {
 	}
 	if o.MaxBackoff == 0 {
 		o.MaxBackoff = time.Minute
+	}
+	if o.BulkLinks == 0 {
+		o.BulkLinks = 4
 	}
 	return &Engine{
 		Replica: r, o: o, net: net,
@@ -131,7 +117,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			if err != nil {
 				return
 			}
-			wg.Go(func() { e.talk(ctx, l, false) })
+			wg.Go(func() { e.talk(ctx, l, "") })
 		}
 	})
 	<-ctx.Done()
@@ -209,11 +195,13 @@ func (e *Engine) received(b [16]byte, from identity.Key, res Received) {
 	}
 }
 
-// talk runs the session of a link until it ends. Of two links with one node that
-// came about at once the one that the lesser key dialled stays.
-func (e *Engine) talk(ctx context.Context, l Link, dialed bool) {
+// talk runs the session of a link until it ends, or serves content on one that
+// the other side opened for that. addr is what was dialled, "" when the other side
+// did. Of two links with one node that came about at once the one that the lesser
+// key dialled stays.
+func (e *Engine) talk(ctx context.Context, l Link, addr string) {
 	defer l.Close("done")
-	k := l.Peer()
+	k, dialed := l.Peer(), addr != ""
 	if p := e.problem(k); !dialed && errors.Is(p.err, ErrRefused) && e.now().Before(p.until) {
 		l.Close("sent what is refused; try again later")
 		return
@@ -229,12 +217,16 @@ func (e *Engine) talk(ctx context.Context, l Link, dialed bool) {
 		case <-ctx.Done():
 		}
 	}()
-	s, err := e.firstStream(ctx, l, dialed)
+	s, kind, err := e.firstStream(ctx, l, dialed)
 	if err != nil {
 		return
 	}
 	defer s.Close()
-	own := &live{session: newSession(e, k, s), link: l, dialed: dialed, since: e.now()}
+	if kind == streamBlobs {
+		e.talkBulk(l, s)
+		return
+	}
+	own := &live{session: newSession(e, k, s), link: l, node: newNode(e, l, addr), dialed: dialed, since: e.now()}
 	if !e.enter(own) {
 		return
 	}
@@ -242,7 +234,7 @@ func (e *Engine) talk(ctx context.Context, l Link, dialed bool) {
 	e.log.Info("connected", "peer", k.Short(), "dialed", dialed)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { e.serveStreams(ctx, l) })
+	wg.Go(func() { e.serveStreams(ctx, l, nil, nil) })
 	stopRead := context.AfterFunc(ctx, func() { s.Close() })
 	defer stopRead()
 	err = own.run(ctx, s)
@@ -261,46 +253,29 @@ const (
 	streamBlobs = 'b'
 )
 
-// firstStream opens the sync stream, or accepts the other side's.
-func (e *Engine) firstStream(ctx context.Context, l Link, dialed bool) (io.ReadWriteCloser, error) {
+// firstStream opens the sync stream, or accepts the other side's first.
+func (e *Engine) firstStream(ctx context.Context, l Link, dialed bool) (s io.ReadWriteCloser, kind byte, err error) {
 	if dialed {
-		s, err := l.OpenStream(ctx)
-		if err != nil {
-			return nil, err
+		if s, err = l.OpenStream(ctx); err != nil {
+			return nil, 0, err
 		}
 		_, err = s.Write([]byte{streamSync})
-		return s, err
+		return s, streamSync, err
 	}
-	s, err := l.AcceptStream(ctx)
-	if err != nil {
-		return nil, err
+	if s, err = l.AcceptStream(ctx); err != nil {
+		return nil, 0, err
 	}
-	var kind [1]byte
-	if _, err := io.ReadFull(s, kind[:]); err != nil || kind[0] != streamSync {
+	if kind, err = streamKind(s); err != nil || kind != streamSync && kind != streamBlobs {
 		s.Close()
-		return nil, fmt.Errorf("%w: the first stream is of kind %q", ErrRefused, kind[0])
+		return nil, 0, fmt.Errorf("%w: the first stream is of kind %q", ErrRefused, kind)
 	}
-	return s, nil
+	return s, kind, nil
 }
 
-// serveStreams hands on the further streams that the peer opens.
-func (e *Engine) serveStreams(ctx context.Context, l Link) {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	for {
-		s, err := l.AcceptStream(ctx)
-		if err != nil {
-			return
-		}
-		wg.Go(func() {
-			defer s.Close()
-			var kind [1]byte
-			if _, err := io.ReadFull(s, kind[:]); err != nil || kind[0] != streamBlobs || e.o.Blobs == nil {
-				return
-			}
-			e.o.Blobs(ctx, l.Peer(), s)
-		})
-	}
+func streamKind(s io.Reader) (byte, error) {
+	var kind [1]byte
+	_, err := io.ReadFull(s, kind[:])
+	return kind[0], err
 }
 
 // dialTime bounds the attempt to reach one address.
@@ -325,7 +300,7 @@ func (e *Engine) enter(l *live) bool {
 		old.link.Close("replaced by another connection")
 	}
 	if better && e.o.Joined != nil {
-		e.o.Joined(Node{l.link})
+		e.o.Joined(l.node)
 	}
 	e.progress.wake()
 	return better
@@ -341,6 +316,7 @@ func (e *Engine) leave(l *live) {
 	if last && e.o.Left != nil {
 		e.o.Left(l.peer)
 	}
+	l.node.close()
 	e.progress.wake()
 }
 
@@ -461,7 +437,7 @@ func (e *Engine) dialOnce(ctx context.Context, k identity.Key) bool {
 			continue
 		}
 		start := e.now()
-		e.talk(ctx, l, true)
+		e.talk(ctx, l, a)
 		return e.now().Sub(start) > time.Second
 	}
 	return false

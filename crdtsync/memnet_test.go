@@ -111,6 +111,11 @@ func (l *memLink) Peer() identity.Key    { return l.peer }
 func (l *memLink) Done() <-chan struct{} { return l.done }
 
 func (l *memLink) OpenStream(ctx context.Context) (io.ReadWriteCloser, error) {
+	select {
+	case <-l.done:
+		return nil, io.ErrClosedPipe
+	default:
+	}
 	a, b := net.Pipe()
 	l.keep(a)
 	l.other.keep(b)

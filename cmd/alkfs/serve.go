@@ -22,6 +22,7 @@ type serveFlags struct {
 	http     string
 	sync     string
 	announce []string
+	links    int
 	mounts   []string
 	stop     time.Duration
 	ssh      alkfs.SSHOptions
@@ -54,6 +55,7 @@ with their own keys (~/.ssh/*.pub and authorized_keys).`,
 	flags := c.Flags()
 	flags.StringVar(&f.sftp, "sftp", "127.0.0.1:2022", `address to serve SSH on; "" for mounts alone`)
 	flags.StringVar(&f.sync, "sync", "", "address (UDP) to keep shared buckets the same as other machines on, such as :4747; see alkfs share")
+	flags.IntVar(&f.links, "sync-connections", 0, "connections to each other machine for the bytes of files, at most 16 (default 4)")
 	flags.StringArrayVar(&f.announce, "announce", nil, "HOST:PORT at which other machines find this one, any number of times (default: the addresses of --sync)")
 	flags.StringVar(&f.http, "http", "", "address to answer /metrics (for Prometheus) and /healthz on; anybody who reaches it may read them")
 	flags.StringArrayVar(&f.mounts, "mount", nil, "SPEC=DIR to mount, any number of times")
@@ -155,7 +157,7 @@ func (r *service) startSync() error {
 	if err != nil {
 		return err
 	}
-	r.sync, err = r.s.StartSync(alkfs.SyncOptions{Addr: r.flags.sync, Announce: r.flags.announce, Worker: []string{self, workerCommand}})
+	r.sync, err = r.s.StartSync(alkfs.SyncOptions{Addr: r.flags.sync, Announce: r.flags.announce, Links: r.flags.links, Worker: []string{self, workerCommand}})
 	if err != nil {
 		return withHint(err, "another address is named with --sync HOST:PORT")
 	}

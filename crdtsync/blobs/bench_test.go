@@ -17,7 +17,7 @@ const benchSize = 512 << 20
 type tcp struct{ addr string }
 
 func (tcp) Key() identity.Key { return identity.Key{1} }
-func (p tcp) Open(ctx context.Context) (io.ReadWriteCloser, error) {
+func (p tcp) Open(ctx context.Context, _ bool) (io.ReadWriteCloser, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp", p.addr)
 }
 

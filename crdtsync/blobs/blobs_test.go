@@ -135,7 +135,7 @@ type link struct {
 
 func (l *link) Key() identity.Key { return l.key }
 
-func (l *link) Open(context.Context) (io.ReadWriteCloser, error) {
+func (l *link) Open(context.Context, bool) (io.ReadWriteCloser, error) {
 	a, b := net.Pipe()
 	l.open.Add(1)
 	go l.to.server.Serve(context.Background(), l.from, b)

@@ -15,8 +15,9 @@ import (
 // Peer is a member of a bucket that can be asked for content.
 type Peer interface {
 	Key() identity.Key
-	// Open opens a stream to the peer's Server.Serve.
-	Open(ctx context.Context) (io.ReadWriteCloser, error)
+	// Open opens a stream to the peer's Server.Serve. With bulk it is for what
+	// is large or nobody waits for, and should not be in the way of other streams.
+	Open(ctx context.Context, bulk bool) (io.ReadWriteCloser, error)
 }
 
 // Errors of a peer that does not give a content, each for one item.

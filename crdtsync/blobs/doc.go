@@ -19,7 +19,9 @@
 //
 // Fetcher is the blobstore.Source of a node. It cuts what is wanted into chunks
 // of at most 2 MiB and gives them to the peers' streams, the most urgent first:
-// somebody who waits, then read-ahead, then what is pinned or wanted by policy.
+// somebody who waits, then read-ahead, then what is pinned or wanted by policy. One
+// stream of each peer, which should have a connection without bulk, is kept free for
+// who waits. Eight others keep the peer's connections full.
 // A chunk that a peer has held for too long is asked of another as well, and
 // the slow one is rested. A peer whose proof is wrong is dropped and reported; it
 // cannot have harmed anything. Small contents share a request. What came stays

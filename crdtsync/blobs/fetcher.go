@@ -21,7 +21,8 @@ type Options struct {
 	// Bad is told of a peer that sent what it must not and was dropped; may be
 	// nil. It is called with no lock held and must not wait for the Fetcher.
 	Bad func(peer identity.Key, err error)
-	// Streams is how many requests are open with each peer. Default 4.
+	// Streams is how many requests are open with each peer, besides the one that
+	// is kept free for what somebody waits for. Default 8.
 	Streams int
 	// Slow is how long a peer may have a chunk before an idle stream of another
 	// peer is used to ask for the rest of it. Default 1 s; a quarter of that
@@ -98,15 +99,16 @@ type chunk struct {
 // peer is a member that workers ask.
 type peer struct {
 	Peer
-	stop  context.CancelFunc
-	rest  time.Time // it was slow, busy or failed: not before
-	fails int       // in a row
+	stop   context.CancelFunc
+	rest   time.Time // it was slow, busy or failed: not before
+	fails  int       // in a row
+	urgent bool      // the worker for what somebody waits for is busy
 }
 
 // New returns a Fetcher without peers.
 func New(o Options) *Fetcher {
 	if o.Streams <= 0 {
-		o.Streams = 4
+		o.Streams = 8
 	}
 	if o.Slow <= 0 {
 		o.Slow = time.Second
@@ -160,8 +162,9 @@ func (f *Fetcher) AddPeer(p Peer) {
 		return
 	}
 	f.mu.peers[p.Key()] = n
+	f.wg.Go(func() { f.worker(ctx, n, false) })
 	for range f.o.Streams {
-		f.wg.Go(func() { f.worker(ctx, n) })
+		f.wg.Go(func() { f.worker(ctx, n, true) })
 	}
 	close(f.mu.joined)
 	f.mu.joined = make(chan struct{})

@@ -83,7 +83,7 @@ func askOne(ctx context.Context, p Peer, bucket [16]byte, contents []Content, ho
 	if len(contents) > MaxItems {
 		return nil, errors.New("too many contents in one question")
 	}
-	s, err := p.Open(ctx)
+	s, err := p.Open(ctx, false)
 	if err != nil {
 		return nil, err
 	}

@@ -86,7 +86,7 @@ func TestTwoProcessesShareAFetch(t *testing.T) {
 type socket string
 
 func (socket) Key() identity.Key { return identity.Key{1} }
-func (s socket) Open(ctx context.Context) (io.ReadWriteCloser, error) {
+func (s socket) Open(ctx context.Context, _ bool) (io.ReadWriteCloser, error) {
 	return new(net.Dialer).DialContext(ctx, "unix", string(s))
 }
 

@@ -17,16 +17,23 @@ type task struct {
 	chunks []*chunk
 }
 
-// next waits for something for p to do. ok is false when ctx ended.
-func (f *Fetcher) next(ctx context.Context, p *peer) (t *task, ok bool) {
+// next waits for something for a worker of p to do. ok is false when ctx ended.
+func (f *Fetcher) next(ctx context.Context, p *peer, bulk bool) (t *task, ok bool) {
 	for ctx.Err() == nil {
 		f.mu.Lock()
+		if !bulk {
+			p.urgent = false
+		}
 		now := time.Now()
 		var again time.Time
 		if p.rest.After(now) && len(f.mu.peers) > 0 {
 			again = p.rest
 		} else {
-			t, again = f.pickLocked(p, now)
+			t, again = f.pickLocked(p, now, bulk)
+		}
+		if !bulk && t != nil {
+			p.urgent = true
+			f.wakeLocked() // the other workers help
 		}
 		changed := f.mu.changed
 		f.mu.Unlock()
@@ -60,8 +67,9 @@ type offer struct {
 
 // pickLocked returns the most urgent chunk that p can bring, with other small
 // ones when it is not urgent; else one that a slow peer has; else when to look
-// again, zero for not before something changes. mu must be held.
-func (f *Fetcher) pickLocked(p *peer, now time.Time) (t *task, again time.Time) {
+// again, zero for not before something changes. What somebody waits for is for the
+// worker that does nothing else, unless it is busy. mu must be held.
+func (f *Fetcher) pickLocked(p *peer, now time.Time, bulk bool) (t *task, again time.Time) {
 	var best []offer
 	for _, w := range slices.Clone(f.mu.works) {
 		again = earlier(again, f.dropForeignLocked(w, now))
@@ -69,7 +77,9 @@ func (f *Fetcher) pickLocked(p *peer, now time.Time) (t *task, again time.Time) 
 			continue
 		}
 		if o, ok := f.offerLocked(w, p); ok {
-			best = append(best, o)
+			if waits := o.d.prio == blobstore.Reading; bulk && (!waits || p.urgent) || !bulk && waits {
+				best = append(best, o)
+			}
 		}
 	}
 	slices.SortStableFunc(best, func(a, b offer) int { return cmp.Compare(b.d.prio, a.d.prio) })
@@ -86,7 +96,7 @@ func (f *Fetcher) pickLocked(p *peer, now time.Time) (t *task, again time.Time) 
 	if t != nil {
 		return t, again
 	}
-	return f.rescueLocked(p, now, again)
+	return f.rescueLocked(p, now, again, bulk)
 }
 
 // offerLocked returns the first groups of the most urgent demand on w that
@@ -196,14 +206,14 @@ func (f *Fetcher) dropForeignLocked(w *work, now time.Time) (next time.Time) {
 
 // rescueLocked returns what is left of the chunk that another peer has had for
 // longest, if that is too long. mu must be held.
-func (f *Fetcher) rescueLocked(p *peer, now, again time.Time) (*task, time.Time) {
+func (f *Fetcher) rescueLocked(p *peer, now, again time.Time, bulk bool) (*task, time.Time) {
 	var late *chunk
 	for _, w := range f.mu.works {
 		if len(w.demands) == 0 || len(w.refused[p.Key()]) >= len(w.buckets) {
 			continue
 		}
 		for _, c := range w.chunks {
-			if c.peer == nil || c.peer == p || c.again {
+			if c.peer == nil || c.peer == p || c.again || !bulk && !c.urgent {
 				continue
 			}
 			patience := f.o.Slow

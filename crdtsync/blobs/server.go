@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,8 +23,8 @@ type ServerOptions struct {
 	// with that uuid: that it may read the bucket, and that the bucket has h. It
 	// is asked for every content of every request. Required.
 	Allowed func(ctx context.Context, peer identity.Key, bucket [16]byte, h blobstore.Hash) bool
-	// Requests that are worked on at once: for all peers, each with up to 1 MiB
-	// in flight, and for one of them. Defaults 64 and 16.
+	// Requests that are worked on at once: for all peers, each with some
+	// 150 KiB in memory, and for one of them. Defaults 64 and 16.
 	Requests, PerPeer int
 	// Stall is how long a peer may take to take a frame. Default 30 s.
 	Stall  time.Duration
@@ -127,7 +128,7 @@ type reply struct {
 }
 
 var replyBuffers = sync.Pool{New: func() any {
-	b := make([]byte, 0, maxAnswer+blobstore.MaxProof+blobstore.FrameGroups*blobstore.GroupSize)
+	b := make([]byte, 0, maxAnswer+blobstore.MaxProof+piece)
 	return &b
 }}
 
@@ -238,34 +239,53 @@ func (w *reply) groups(ctx context.Context, i int, b *blobstore.Blob, r blobstor
 		if !zero {
 			a.Data = int(min(got.End()*blobstore.GroupSize, b.Size()) - got.First*blobstore.GroupSize)
 		}
-		w.buf, err = w.fill(&a, b)
+		w.buf, err = w.begin(&a, b)
 	}
 	if err != nil {
 		return blobstore.Range{}, w.say(w.failure(i, err))
 	}
 	w.s.sent.Add(int64(a.Data))
-	return got, w.write(w.buf)
+	return got, w.send(&a, b)
 }
 
-// fill puts a frame and its data into the buffer. Bytes that do not match the
-// hash are not sent.
-func (w *reply) fill(a *answer, b *blobstore.Blob) ([]byte, error) {
+// begin puts the header of a frame, the proof and the first piece of its data into
+// the buffer.
+func (w *reply) begin(a *answer, b *blobstore.Blob) ([]byte, error) {
 	f, err := appendFrame(w.buf[:0], a)
 	if err != nil {
 		return w.buf, err
 	}
 	f = append(f, w.proof...)
-	at := len(f)
-	if cap(f) < at+a.Data {
-		f = append(make([]byte, 0, at+a.Data), f...)
-	}
-	f = f[:at+a.Data]
-	if a.Data > 0 {
-		if _, err := b.ReadHere(f[at:], a.First*blobstore.GroupSize); err != nil && err != io.EOF {
-			return f, err
+	return w.piece(f, a, b, 0)
+}
+
+// send sends the buffer and the rest of the data, piece by piece, so that the
+// bytes are in the processor's cache from the file to the packet. When it fails the
+// stream has to end, as the peer waits for the rest.
+func (w *reply) send(a *answer, b *blobstore.Blob) (err error) {
+	for at := piece; ; at += piece {
+		if err := w.write(w.buf); err != nil || at >= a.Data {
+			return err
+		}
+		if w.buf, err = w.piece(w.buf[:0], a, b, at); err != nil {
+			return err
 		}
 	}
-	return f, nil
+}
+
+// piece appends the data of a frame from at on. Bytes that do not match the hash
+// are not sent.
+func (w *reply) piece(f []byte, a *answer, b *blobstore.Blob, at int) ([]byte, error) {
+	n := min(piece, a.Data-at)
+	if n <= 0 {
+		return f, nil
+	}
+	f = slices.Grow(f, n)
+	_, err := b.ReadHere(f[len(f):len(f)+n], a.First*blobstore.GroupSize+int64(at))
+	if err == io.EOF { // the end of the content
+		err = nil
+	}
+	return f[:len(f)+n], err
 }
 
 // have tells how much there is of each content, and holds what is asked to be.

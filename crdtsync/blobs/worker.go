@@ -17,29 +17,43 @@ const (
 	restMost  = 5 * time.Second
 )
 
-// worker has a stream to p and makes one request after another.
-func (f *Fetcher) worker(ctx context.Context, p *peer) {
+// idleStream is how long a worker keeps a stream that it has no use for.
+const idleStream = 15 * time.Second
+
+// worker has a stream to p and makes one request after another: for what somebody
+// waits for or, with bulk, for anything.
+func (f *Fetcher) worker(ctx context.Context, p *peer, bulk bool) {
 	var c *conn
-	defer func() {
+	drop := func() {
 		if c != nil {
 			c.stream.Close()
+			c = nil
 		}
-	}()
+	}
+	defer drop()
 	for {
-		t, ok := f.next(ctx, p)
-		if !ok {
+		idle, cancel := ctx, context.CancelFunc(func() {})
+		if c != nil {
+			idle, cancel = context.WithTimeout(ctx, idleStream)
+		}
+		t, ok := f.next(idle, p, bulk)
+		cancel()
+		if ctx.Err() != nil {
 			return
 		}
+		if !ok {
+			drop()
+			continue
+		}
 		var err error
-		if c, err = f.run(ctx, p, c, t); err != nil && c != nil {
-			c.stream.Close()
-			c = nil
+		if c, err = f.run(ctx, p, c, t, bulk); err != nil {
+			drop()
 		}
 	}
 }
 
 // run makes the request of t, on c if that is a stream, and returns the stream.
-func (f *Fetcher) run(ctx context.Context, p *peer, c *conn, t *task) (*conn, error) {
+func (f *Fetcher) run(ctx context.Context, p *peer, c *conn, t *task, bulk bool) (*conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	f.mu.Lock()
@@ -52,7 +66,7 @@ func (f *Fetcher) run(ctx context.Context, p *peer, c *conn, t *task) (*conn, er
 	err := ctx.Err()
 	if err == nil && c == nil {
 		var s io.ReadWriteCloser
-		if s, err = p.Open(ctx); err == nil {
+		if s, err = p.Open(ctx, bulk); err == nil {
 			c = newConn(s)
 		}
 	}

@@ -1,6 +1,8 @@
 // Command sync measures what two nodes on one machine need to share a bucket:
 // the first sync of many small files, its memory, and one change afterwards, from
-// its making on one node until a program on the other hears of it.
+// its making on one node until a program on the other hears of it. With -content
+// it measures instead the content of a large file against plain bytes over
+// quic-go, over a link that may be slow and lossy.
 package main
 
 import (
@@ -13,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -21,20 +24,33 @@ func main() {
 	alkfs := flag.String("alkfs", "", "alkfs binary (default: built)")
 	files := flag.Int("files", 100_000, "files, 100 to a directory")
 	changes := flag.Int("changes", 40, "changes afterwards")
+	size := flag.Int64("content", 0, "MiB of content to move instead")
+	conns := flag.String("conns", "1,2,4", "numbers of connections to move it over")
+	var o contentOptions
+	flag.DurationVar(&o.link.rtt, "rtt", 0, "there and back, of the link")
+	flag.Float64Var(&o.link.loss, "loss", 0, "of the packets of each direction, 0 to 1")
 	flag.Parse()
-	if err := run(*alkfs, *files, *changes); err != nil {
+	for n := range strings.SplitSeq(*conns, ",") {
+		i, _ := strconv.Atoi(n)
+		o.conns = append(o.conns, i)
+	}
+	o.size = *size << 20
+	if err := command(*alkfs, *files, *changes, o); err != nil {
 		fmt.Fprintln(os.Stderr, "sync:", err)
 		os.Exit(1)
 	}
 }
 
-// node is a store and the process that serves it.
-type node struct {
-	bin, dir string
-	cmd      *exec.Cmd
-}
-
-func run(bin string, files, changes int) error {
+// command measures, or is a process of a measurement.
+func command(bin string, files, changes int, o contentOptions) error {
+	switch flag.Arg(0) {
+	case "raw-serve":
+		return rawServe()
+	case "raw-fetch":
+		size, _ := strconv.ParseInt(flag.Arg(2), 10, 64)
+		conns, _ := strconv.Atoi(flag.Arg(3))
+		return rawFetch(flag.Arg(1), size, conns, flag.Arg(4))
+	}
 	dir, err := os.MkdirTemp("", "alkfs-bench-sync-")
 	if err != nil {
 		return err
@@ -46,6 +62,19 @@ func run(bin string, files, changes int) error {
 			return fmt.Errorf("%w: %s", err, out)
 		}
 	}
+	if o.size > 0 {
+		return compareContent(bin, dir, o)
+	}
+	return run(bin, dir, files, changes)
+}
+
+// node is a store and the process that serves it.
+type node struct {
+	bin, dir string
+	cmd      *exec.Cmd
+}
+
+func run(bin, dir string, files, changes int) error {
 	host := filepath.Join(dir, "host")
 	if err := makeFiles(host, files); err != nil {
 		return err
@@ -58,7 +87,7 @@ func run(bin string, files, changes int) error {
 			return err
 		}
 	}
-	if err := a.serve(); err != nil {
+	if err := a.serve("--sync", "127.0.0.1:0"); err != nil {
 		return err
 	}
 	ticket, err := a.alkfs("share", "work")
@@ -69,13 +98,13 @@ func run(bin string, files, changes int) error {
 	if _, err := b.alkfs("join", strings.TrimSpace(ticket)); err != nil {
 		return err
 	}
-	if err := b.serve(); err != nil {
+	if err := b.serve("--sync", "127.0.0.1:0"); err != nil {
 		return err
 	}
 	if _, err = a.alkfs("sync", "wait", "work", "--timeout", "10m"); err != nil {
 		return err
 	}
-	fmt.Printf("first sync of %d files: %.1f s; %s MiB on the one that had them, %s MiB on the other\n",
+	fmt.Printf("first sync of %d files: %.1f s; %d MiB on the one that had them, %d MiB on the other\n",
 		files, time.Since(began).Seconds(), a.peak(), b.peak())
 	took, err := oneByOne(a, b, changes)
 	if err != nil {
@@ -156,8 +185,8 @@ func (n *node) alkfs(args ...string) (string, error) {
 
 // serve starts the node's process, and returns when it synchronises and has said
 // where.
-func (n *node) serve() error {
-	n.cmd = exec.Command(n.bin, "--store", n.dir, "serve", "--sftp", "", "--sync", "127.0.0.1:0")
+func (n *node) serve(args ...string) error {
+	n.cmd = exec.Command(n.bin, append([]string{"--store", n.dir, "serve", "--sftp", ""}, args...)...)
 	if err := n.cmd.Start(); err != nil {
 		return err
 	}
@@ -178,13 +207,13 @@ func (n *node) stop() {
 }
 
 // peak returns the most memory that the node's process had, in MiB.
-func (n *node) peak() string {
+func (n *node) peak() int {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.cmd.Process.Pid))
 	if err != nil {
-		return "?"
+		return 0
 	}
 	_, rest, _ := strings.Cut(string(b), "VmHWM:")
 	var kib int
 	fmt.Sscan(rest, &kib)
-	return fmt.Sprint(kib >> 10)
+	return kib >> 10
 }
