@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"net"
+	"sync"
 
 	"github.com/quic-go/quic-go"
 
@@ -38,7 +39,7 @@ func (c *Conn) OpenStream(ctx context.Context) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Stream{s}, nil
+	return &Stream{Stream: s}, nil
 }
 
 // AcceptStream returns the next stream that the other side opened.
@@ -47,18 +48,34 @@ func (c *Conn) AcceptStream(ctx context.Context) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Stream{s}, nil
+	return &Stream{Stream: s}, nil
 }
 
 // Stream is a stream of bytes both ways. CloseWrite ends what is written, Close
-// both directions.
-type Stream struct{ *quic.Stream }
+// both directions. Close may be called at any time, the rest as for a net.Conn.
+type Stream struct {
+	*quic.Stream
+	writing sync.Mutex // held by Write
+}
+
+// Write implements io.Writer.
+func (s *Stream) Write(p []byte) (int, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.Stream.Write(p)
+}
 
 // CloseWrite tells the reader that no more comes.
 func (s *Stream) CloseWrite() error { return s.Stream.Close() }
 
-// Close ends both directions; what was written before still arrives.
+// Close ends both directions. What was written before still arrives, but for a
+// Write that is going on, which fails: quic-go would let it wait for ever.
 func (s *Stream) Close() error {
 	s.CancelRead(0)
+	if !s.writing.TryLock() {
+		s.CancelWrite(0)
+		return nil
+	}
+	defer s.writing.Unlock()
 	return s.Stream.Close()
 }

@@ -246,3 +246,48 @@ func BenchmarkStream(b *testing.B) {
 		}
 	}
 }
+
+// A Write that the other side does not take ends when the stream is closed, and
+// when its connection is closed as well at that moment.
+func TestCloseEndsAWrite(t *testing.T) {
+	pa, pb := private(t), private(t)
+	a, b := listen(t, pa, anybody, nil), listen(t, pb, anybody, nil)
+	for _, whole := range []bool{false, true} {
+		out, err := a.Dial(t.Context(), b.Addr().String(), identity.KeyOf(pb))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Accept(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s, err := out.OpenStream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		var written atomic.Int64
+		go func() {
+			for {
+				n, err := s.Write(make([]byte, 64<<10))
+				written.Add(int64(n))
+				if err != nil {
+					ended <- err
+					return
+				}
+			}
+		}()
+		for last := int64(-1); written.Load() == 0 || written.Load() != last; time.Sleep(50 * time.Millisecond) {
+			last = written.Load() // until nothing goes any more
+		}
+		s.Close()
+		if whole {
+			out.Close("done")
+		}
+		select {
+		case <-ended:
+		case <-time.After(time.Minute):
+			t.Fatalf("the write still waits; connection closed: %v", whole)
+		}
+		out.Close("done")
+	}
+}
