@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/latency"
@@ -79,6 +80,7 @@ type Server struct {
 	fs     *fileSystem
 	ops    *latency.Set
 	fuse   *fuse.Server
+	loop   *loop // nil: go-fuse's own answers requests
 	dir    string
 	device uint32             // minor number, by which the kernel names the connection
 	cancel context.CancelFunc // ends follow
@@ -153,10 +155,17 @@ func (s *Server) start(bg context.Context, served fuse.RawFileSystem) error {
 		return err
 	}
 	s.fs.nodes = newNodes(root)
-	if s.fuse, err = fuse.NewServer(served, s.dir, mountOptions(s.fs.opts, s.fs.log)); err != nil {
+	o := s.fs.opts
+	options, fd := mountOptions(o, s.fs.log), -1
+	if s.fuse, fd, err = newServer(served, s.dir, options); err != nil {
 		return explainMount(err)
 	}
-	o := s.fs.opts
+	if fd >= 0 {
+		if s.loop, err = newLoop(served, s.fuse, fd, options, s.fs.log); err != nil {
+			s.fs.log.Warn("requests are answered more slowly", keyError, err)
+			unix.Close(fd)
+		}
+	}
 	canPass := os.Geteuid() == 0 && s.fuse.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH != 0
 	s.fs.passthrough.Store(canPass && (o.ReadOnly || o.Passthrough))
 	if o.At == 0 {
@@ -169,7 +178,10 @@ func (s *Server) start(bg context.Context, served fuse.RawFileSystem) error {
 // serve answers requests until the mount is gone, then publishes what a killed
 // or lazily undone mount left open.
 func (s *Server) serve() {
-	s.fuse.Serve()
+	if s.loop != nil {
+		s.loop.run()
+	}
+	s.fuse.Serve() // which ends at once after the loop
 	close(s.gone)
 	s.finish()
 }
