@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/crdtsync"
@@ -36,6 +37,7 @@ type contents struct {
 	fetcher *blobs.Fetcher
 	server  *blobs.Server
 	worker  *blobs.Worker
+	keeper  *blobs.Keeper
 }
 
 func (s *Store) newContents(r *crdtsync.Replica) *contents {
@@ -48,6 +50,7 @@ func (s *Store) newContents(r *crdtsync.Replica) *contents {
 	})
 	c.server = blobs.NewServer(s.blobs, s.db, blobs.ServerOptions{Allowed: r.MayRead, Logger: s.log})
 	c.worker = blobs.NewWorker(c.fetcher, s.blobs, s.db)
+	c.keeper = blobs.NewKeeper(s.db, s.tree, 0, s.log)
 	s.blobs.SetSource(c.fetcher)
 	return c
 }
@@ -57,8 +60,15 @@ func (c *contents) serve(ctx context.Context, k identity.Key, stream io.ReadWrit
 	_ = c.server.Serve(ctx, k, stream)
 }
 
-// run works off what was wanted until ctx ends.
+// run works off what is wanted, by policy too, until ctx ends.
 func (c *contents) run(ctx context.Context, s *Store) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		if err := c.keeper.Run(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("content is not fetched by policy any more", "err", err)
+		}
+	})
 	if err := c.worker.Run(ctx); err != nil && ctx.Err() == nil {
 		s.log.Error("wanted content is not fetched any more", "err", err)
 	}

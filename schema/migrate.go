@@ -49,8 +49,11 @@ var ddl8 string
 //go:embed ddl9.sql
 var ddl9 string
 
+//go:embed ddl10.sql
+var ddl10 string
+
 // migrations[i] brings format i to format i+1.
-var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5, ddl6, ddl7, ddl8, ddl9}
+var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5, ddl6, ddl7, ddl8, ddl9, ddl10}
 
 // Format is the database format this package writes.
 var Format = len(migrations)

@@ -113,7 +113,7 @@ alkfs help exit-status.`,
 		"mount":    {a.mountCommand(), a.umountCommand(), a.serveCommand()},
 		"files":    {a.lsCommand(), a.treeCommand(), a.catCommand(), a.statCommand(), a.putCommand(), a.getCommand(), a.rmCommand(), a.mvCommand(), a.cpCommand(), a.mkdirCommand(), a.exportCommand(), a.importCommand()},
 		"branches": {a.bucketCommand(), a.branchCommand(), a.snapshotCommand(), a.logCommand(), a.diffCommand(), a.mergeCommand(), a.restoreCommand(), a.watchCommand()},
-		"sync":     {a.shareCommand(), a.joinCommand(), a.peerCommand(), a.syncCommand(), a.whereCommand(), a.conflictsCommand()},
+		"sync":     {a.shareCommand(), a.joinCommand(), a.peerCommand(), a.syncCommand(), a.pinCommand(), a.unpinCommand(), a.whereCommand(), a.conflictsCommand()},
 		"store":    {a.initCommand(), a.userCommand(), a.sessionsCommand(), a.jobsCommand(), a.lockCommand(), a.queueCommand(), a.gcCommand(), a.fsckCommand(), a.backupCommand(), a.restoreStoreCommand(), a.dfCommand(), a.statsCommand(), a.debugCommand(), a.versionCommand()},
 	} {
 		for _, c := range commands {

@@ -202,8 +202,9 @@ func (a *app) syncCommand() *cobra.Command {
 	return group("sync", "How shared buckets stand",
 		`  alkfs sync status
   alkfs sync now
-  alkfs sync wait work --timeout 1m`,
-		a.syncStatusCommand(), a.syncNowCommand(), a.syncWaitCommand())
+  alkfs sync wait work --timeout 1m
+  alkfs sync policy work eager`,
+		a.syncStatusCommand(), a.syncNowCommand(), a.syncWaitCommand(), a.syncPolicyCommand())
 }
 
 func (a *app) syncStatusCommand() *cobra.Command {

@@ -33,6 +33,11 @@
 // The wanted list (want.go, table sync_want) is durable: Run works it off, and a
 // process that is in touch with no peers asks the one that is through it (Ask).
 //
+// What is fetched by policy, or since it is pinned, is in the table sync_keep. A
+// Keeper puts what is absent and kept on the wanted list, the newest first, some
+// hundred contents at a time, and stops where the disk fills. Nothing walks the tree:
+// the store knows which contents are absent, and each says where it shows.
+//
 // # Errors and concurrency
 //
 // Everything but one Slice is safe for concurrent use. Errors for content that
