@@ -12,7 +12,7 @@ import (
 // bytes.
 const (
 	aheadLeast = 256 << 10
-	aheadMost  = 8 << 20
+	aheadMost  = 32 << 20
 )
 
 // partialBlob is what a handle on partial content has of its own.

@@ -22,6 +22,7 @@ type contentOptions struct {
 	size  int64 // bytes
 	conns []int
 	link  linkOptions
+	mount bool // read it through a mount of the other node
 }
 
 // turn is what one transfer took.
@@ -145,6 +146,7 @@ func nodesTurn(bin, dir, big string, conns int, o contentOptions) (t turn, err e
 			return t, err
 		}
 	}
+	addr := map[*node][]string{}
 	for _, n := range []*node{a, b} {
 		if n == b {
 			ticket, err := a.alkfs("share", "work")
@@ -159,13 +161,14 @@ func nodesTurn(bin, dir, big string, conns int, o contentOptions) (t turn, err e
 		if err != nil {
 			return t, err
 		}
-		addr := fmt.Sprint("127.0.0.1:", port)
-		at, stop, err := o.link.between(addr)
+		own := fmt.Sprint("127.0.0.1:", port)
+		at, stop, err := o.link.between(own)
 		if err != nil {
 			return t, err
 		}
 		defer stop()
-		if err := n.serve("--sync", addr, "--announce", at, "--sync-connections", strconv.Itoa(conns)); err != nil {
+		addr[n] = []string{"--sync", own, "--announce", at, "--sync-connections", strconv.Itoa(conns)}
+		if err := n.serve(addr[n]...); err != nil {
 			return t, err
 		}
 	}
@@ -175,8 +178,23 @@ func nodesTurn(bin, dir, big string, conns int, o contentOptions) (t turn, err e
 	if err := warm(o.size); err != nil {
 		return t, err
 	}
+	bring := func() (time.Duration, error) { return b.bring("big", o.size) }
+	if o.mount {
+		b.stop() // it can be mounted now that it has come
+		at := filepath.Join(dir, "mount")
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			return t, err
+		}
+		if err := b.serve(append(addr[b], "--mount", "work="+at)...); err != nil {
+			return t, err
+		}
+		if _, err := b.alkfs("sync", "wait", "work", "--timeout", "1m"); err != nil {
+			return t, err
+		}
+		bring = func() (time.Duration, error) { return readThrough(filepath.Join(at, "big")) }
+	}
 	before := cpuSeconds(a.cmd.Process.Pid) + cpuSeconds(b.cmd.Process.Pid)
-	took, err := b.bring("big", o.size)
+	took, err := bring()
 	t.rate = float64(o.size) / 1e6 / took.Seconds()
 	t.cpu = cpuSeconds(a.cmd.Process.Pid) + cpuSeconds(b.cmd.Process.Pid) - before
 	t.from, t.to = a.peak(), b.peak()
@@ -201,6 +219,18 @@ func (n *node) bring(name string, size int64) (took time.Duration, err error) {
 	}
 	began := time.Now()
 	err = s.Blobs().Fetch(ctx, fi.Sys().(alkfs.Inode).Hash, size, blobstore.Pinned)
+	return time.Since(began), err
+}
+
+// readThrough reads a file from its beginning to its end, 128 KiB at a time.
+func readThrough(path string) (time.Duration, error) {
+	began := time.Now()
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{f}, make([]byte, 128<<10))
 	return time.Since(began), err
 }
 

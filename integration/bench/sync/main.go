@@ -28,6 +28,7 @@ func main() {
 	conns := flag.String("conns", "1,2,4", "numbers of connections to move it over")
 	var o contentOptions
 	flag.DurationVar(&o.link.rtt, "rtt", 0, "there and back, of the link")
+	flag.BoolVar(&o.mount, "read", false, "have it read through a mount")
 	flag.Float64Var(&o.link.loss, "loss", 0, "of the packets of each direction, 0 to 1")
 	flag.Parse()
 	for n := range strings.SplitSeq(*conns, ",") {
