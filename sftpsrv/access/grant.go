@@ -68,7 +68,7 @@ func Allow(tx *schema.Tx, user int64, g Grant) error {
 	if _, err := deleteGrant(tx, user, g); err != nil {
 		return err
 	}
-	s := changing(tx, "INSERT INTO ssh_grant (user, bucket, branches, writes) VALUES (?, nullif(?, 0), ?, ?)")
+	s := tx.Stmt("INSERT INTO ssh_grant (user, bucket, branches, writes) VALUES (?, nullif(?, 0), ?, ?)")
 	s.BindInt64(1, user)
 	s.BindInt64(2, g.Bucket)
 	s.BindText(3, g.Branches)
@@ -88,7 +88,8 @@ func Revoke(tx *schema.Tx, user int64, g Grant) error {
 }
 
 func deleteGrant(tx *schema.Tx, user int64, g Grant) (int, error) {
-	s := changing(tx, "DELETE FROM ssh_grant WHERE user = ? AND ifnull(bucket, 0) = ? AND ? IN ('', branches)")
+	changes.Add(1)
+	s := tx.Stmt("DELETE FROM ssh_grant WHERE user = ? AND ifnull(bucket, 0) = ? AND ? IN ('', branches)")
 	s.BindInt64(1, user)
 	s.BindInt64(2, g.Bucket)
 	s.BindText(3, g.Branches)

@@ -7,8 +7,6 @@ import (
 	"syscall"
 	"time"
 
-	"zombiezen.com/go/sqlite"
-
 	"github.com/alkdev/alkfs/schema"
 )
 
@@ -39,18 +37,13 @@ var changes atomic.Uint64
 // changed.
 func Changes() uint64 { return changes.Load() }
 
-// changing is Stmt for a statement that changes what Changes counts.
-func changing(tx *schema.Tx, query string) *sqlite.Stmt {
-	changes.Add(1)
-	return tx.Stmt(query)
-}
-
 // AddUser makes a user without keys or grants.
 func AddUser(tx *schema.Tx, name string) (User, error) {
+	changes.Add(1)
 	if !userName.MatchString(name) {
 		return User{}, fmt.Errorf("user name %q: letters, digits, . _ @ - only, 64 at most: %w", name, syscall.EINVAL)
 	}
-	s := changing(tx, "INSERT INTO ssh_user (name, created) VALUES (?, ?) ON CONFLICT DO NOTHING")
+	s := tx.Stmt("INSERT INTO ssh_user (name, created) VALUES (?, ?) ON CONFLICT DO NOTHING")
 	now := time.Now()
 	s.BindText(1, name)
 	s.BindInt64(2, now.UnixNano())
@@ -105,7 +98,8 @@ func UserByName(tx *schema.Tx, name string) (User, error) {
 
 // RemoveUser removes a user with its keys and grants.
 func RemoveUser(tx *schema.Tx, name string) error {
-	s := changing(tx, "DELETE FROM ssh_user WHERE name = ?")
+	changes.Add(1)
+	s := tx.Stmt("DELETE FROM ssh_user WHERE name = ?")
 	s.BindText(1, name)
 	if _, err := s.Step(); err != nil {
 		return err
@@ -133,7 +127,8 @@ func keys(tx *schema.Tx, user int64) ([]Key, error) {
 
 // AddKey lets user log in with a key; one it has already is left alone.
 func AddKey(tx *schema.Tx, user int64, k Key) error {
-	s := changing(tx, "INSERT INTO ssh_key (user, key, comment, created) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING")
+	changes.Add(1)
+	s := tx.Stmt("INSERT INTO ssh_key (user, key, comment, created) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING")
 	s.BindInt64(1, user)
 	s.BindBytes(2, k.Blob)
 	s.BindText(3, k.Comment)
@@ -144,7 +139,8 @@ func AddKey(tx *schema.Tx, user int64, k Key) error {
 
 // RemoveKey takes a key from user. Connections made with it end.
 func RemoveKey(tx *schema.Tx, user int64, blob []byte) error {
-	s := changing(tx, "DELETE FROM ssh_key WHERE user = ? AND key = ?")
+	changes.Add(1)
+	s := tx.Stmt("DELETE FROM ssh_key WHERE user = ? AND key = ?")
 	s.BindInt64(1, user)
 	s.BindBytes(2, blob)
 	if _, err := s.Step(); err != nil {
@@ -170,7 +166,8 @@ func HasKey(tx *schema.Tx, name string, blob []byte) (int64, error) {
 
 // SetPassword stores the bcrypt hash of a user's password; "" removes it.
 func SetPassword(tx *schema.Tx, user int64, hash string) error {
-	s := changing(tx, "UPDATE ssh_user SET password = nullif(?, '') WHERE id = ?")
+	changes.Add(1)
+	s := tx.Stmt("UPDATE ssh_user SET password = nullif(?, '') WHERE id = ?")
 	s.BindText(1, hash)
 	s.BindInt64(2, user)
 	_, err := s.Step()
@@ -191,7 +188,8 @@ func PasswordHash(tx *schema.Tx, name string) (user int64, hash string, err erro
 
 // AddCA makes the user certificates signed by a key believed.
 func AddCA(tx *schema.Tx, k Key) error {
-	s := changing(tx, "INSERT INTO ssh_ca (key, comment, created) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
+	changes.Add(1)
+	s := tx.Stmt("INSERT INTO ssh_ca (key, comment, created) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
 	s.BindBytes(1, k.Blob)
 	s.BindText(2, k.Comment)
 	s.BindInt64(3, time.Now().UnixNano())
@@ -216,7 +214,8 @@ func CAs(tx *schema.Tx) ([]Key, error) {
 
 // RemoveCA stops believing a key. Connections made through it end.
 func RemoveCA(tx *schema.Tx, blob []byte) error {
-	s := changing(tx, "DELETE FROM ssh_ca WHERE key = ?")
+	changes.Add(1)
+	s := tx.Stmt("DELETE FROM ssh_ca WHERE key = ?")
 	s.BindBytes(1, blob)
 	if _, err := s.Step(); err != nil {
 		return err
