@@ -221,6 +221,32 @@ func (db *DB) commitAndBegin() error {
 	return err
 }
 
+// Ahead does now, if nobody is in the way, what the next Write would have to do
+// first: it makes the changes that wait, or begins a transaction. It is for who
+// has just answered somebody and expects to write again at once.
+func (db *DB) Ahead() {
+	db.mu.Lock()
+	open := db.mu.state == writing
+	db.mu.Unlock()
+	if open {
+		_ = db.applySome() // the commit says what failed
+		return
+	}
+	if db.opts.ReadOnly || db.opts.CommitInterval < 0 || !db.wmu.TryLock() {
+		return
+	}
+	defer db.wmu.Unlock()
+	if !db.takeTurn() {
+		return
+	}
+	defer db.endTurn()
+	db.lock()
+	defer db.unlock()
+	if !db.mu.closed && db.mu.state != writing && db.beginWrite() == nil && db.mu.direct {
+		_ = db.finish() // it has no timer that would
+	}
+}
+
 // lock locks both the state and the connection. It waits for the connection
 // first, which may take long, and holds up nobody while it does.
 func (db *DB) lock() {

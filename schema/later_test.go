@@ -451,3 +451,47 @@ func TestHandOverThatFailsLosesTheBatch(t *testing.T) {
 		t.Errorf("the store does not go on: %v", err)
 	}
 }
+
+// TestAhead begins transactions ahead of writes on two handles of one store, in
+// which nobody waits for the other.
+func TestAhead(t *testing.T) {
+	dir := t.TempDir()
+	a, b := open(t, dir, Options{}), open(t, dir, Options{})
+	writes := func(db *DB) bool {
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		return db.mu.state == writing
+	}
+	for i := range int64(50) {
+		a.Ahead() // begins one
+		a.Ahead() // has nothing to do
+		b.Ahead() // finds a in the way
+		for _, db := range []*DB{a, b} {
+			if err := db.Write(func(tx *Tx) error { return putCursor(tx, "a", i) }); err != nil {
+				t.Fatal(err)
+			}
+			db.Ahead()
+			if err := db.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			if got := cursor(t, a, "a"); got != i {
+				t.Fatalf("read %d, wrote %d", got, i)
+			}
+		}
+	}
+	a.Ahead()
+	gen := b.Generation()
+	if err := a.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if b.Generation() != gen {
+		t.Error("a transaction in which nothing was written counts as a commit")
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.Ahead()
+	if writes(a) {
+		t.Error("a closed store has a transaction")
+	}
+}

@@ -95,6 +95,8 @@ type answerer interface {
 	expand(path string) (string, error)
 	names(uids, gids []uint32) (users, groups []string)
 	hash(path string) (blobstore.Hash, int64, error)
+	// ahead is called when a change was answered: there may be another.
+	ahead()
 	// check returns the name and the digests of the first of algorithms it knows.
 	check(ctx context.Context, obj any, algorithms string, r blockRange) (string, []byte, error)
 }

@@ -123,6 +123,8 @@ func (p *fakePeer) fstat(any) (attrs, error) {
 	return attrs{flags: attrSize, size: uint64(len(p.data))}, nil
 }
 
+func (p *fakePeer) ahead() {}
+
 func (p *fakePeer) fsync(ctx context.Context, _ any) error {
 	if p.syncGate == nil {
 		return nil

@@ -168,6 +168,9 @@ func (f *filter) do(t *task) {
 	if t.sent != nil {
 		close(t.sent)
 	}
+	if t.of.kind == fxpClose {
+		f.peer.ahead()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, l := range t.lanes {

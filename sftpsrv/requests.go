@@ -63,7 +63,11 @@ func (f *filter) openFile(id uint32, d *decoder) error {
 	h := f.addHandle("", obj, false)
 	reply := newEncoder(fxpHandle, id).str(h.name).packet()
 	if finish == nil {
-		return f.write(reply)
+		err := f.write(reply)
+		if flags&openCreate != 0 {
+			f.peer.ahead()
+		}
+		return err
 	}
 	f.submit(&task{lanes: []*lane{h.lane}, run: func() []byte {
 		if err := finish(); err != nil {
@@ -219,6 +223,7 @@ func (f *filter) mkdir(id uint32, d *decoder) error {
 		return errBadMessage
 	}
 	f.afterCommands()
+	defer f.peer.ahead()
 	return f.answer(id, nil, f.peer.mkdir(path, a))
 }
 
@@ -229,6 +234,7 @@ func (f *filter) setstat(id uint32, d *decoder, follow bool) error {
 	}
 	f.afterCommands()
 	rest, err := f.peer.setstat(path, a, follow)
+	defer f.peer.ahead()
 	return f.orRest(id, rest, false, err)
 }
 

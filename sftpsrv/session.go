@@ -112,6 +112,8 @@ func (s *session) end() {
 	}
 }
 
+func (s *session) ahead() { s.c.DB.Ahead() }
+
 func (s *session) key(obj any) any {
 	if f, ok := obj.(*openFile); ok {
 		return f.File // shared by the session's handles of one file

@@ -4,6 +4,7 @@
 // its server spends, which other work on the machine changes less.
 //
 //	go run ./integration/bench/ssh -alkfs ./alkfs -size 1024 -rounds 3
+//	go run ./integration/bench/ssh -rows one,tar    # rows whose names have one of these words
 //
 // Left to themselves the two servers take different ciphers; the rows "same
 // cipher" force AES-GCM on both.
@@ -42,6 +43,7 @@ type bench struct {
 	alkfs   string
 	src     string
 	mib     int
+	rows    []row
 	servers []*server
 }
 
@@ -61,28 +63,44 @@ type cost struct{ time, cpu time.Duration }
 // sameCipher makes OpenSSH's server take what alkfs offers OpenSSH's clients.
 const sameCipher = "Ciphers=aes128-gcm@openssh.com"
 
-var rows = []struct {
+type row struct {
 	name string
+	from string // the row whose files this one reads; "": none
 	do   func(b *bench, s *server, round int) error
-}{
-	{"put of one file", func(b *bench, s *server, _ int) error { return b.put(s) }},
-	{"get of one file", func(b *bench, s *server, _ int) error { return b.get(s) }},
-	{"put of one file, same cipher", func(b *bench, s *server, _ int) error { return b.put(s, "-o", sameCipher) }},
-	{"get of one file, same cipher", func(b *bench, s *server, _ int) error { return b.get(s, "-o", sameCipher) }},
-	{"put -R of a tree", func(b *bench, s *server, n int) error {
+}
+
+// choose returns the rows that have one of words in their names, and those that
+// they need.
+func choose(words []string) (chosen []row) {
+	need := ""
+	for _, r := range slices.Backward(rows) {
+		if r.name == need || slices.ContainsFunc(words, func(w string) bool { return strings.Contains(r.name, w) }) {
+			chosen, need = append(chosen, r), r.from
+		}
+	}
+	slices.Reverse(chosen)
+	return chosen
+}
+
+var rows = []row{
+	{"put of one file", "", func(b *bench, s *server, _ int) error { return b.put(s) }},
+	{"get of one file", "", func(b *bench, s *server, _ int) error { return b.get(s) }},
+	{"put of one file, same cipher", "", func(b *bench, s *server, _ int) error { return b.put(s, "-o", sameCipher) }},
+	{"get of one file, same cipher", "", func(b *bench, s *server, _ int) error { return b.get(s, "-o", sameCipher) }},
+	{"put -R of a tree", "", func(b *bench, s *server, n int) error {
 		return b.sftp(s, fmt.Sprintf("put -R %s %s/tree%d", b.src, s.root, n))
 	}},
-	{"get -R of a tree", func(b *bench, s *server, n int) error {
+	{"get -R of a tree", "put -R of a tree", func(b *bench, s *server, n int) error {
 		return b.sftp(s, fmt.Sprintf("get -R %s/tree%d %s", s.root, n, b.path(fmt.Sprintf("%s%d", s.name, n))))
 	}},
-	{"sshfs: tar -x", func(b *bench, s *server, n int) error {
+	{"sshfs: tar -x", "", func(b *bench, s *server, n int) error {
 		to := filepath.Join(s.mnt, fmt.Sprintf("untar%d", n))
 		if err := os.Mkdir(to, 0o755); err != nil {
 			return err
 		}
 		return command("tar", "-xf", b.path("src.tar"), "-C", to)
 	}},
-	{"sshfs: read it all", func(b *bench, s *server, n int) error {
+	{"sshfs: read it all", "sshfs: tar -x", func(b *bench, s *server, n int) error {
 		return command("sh", "-c", "tar -cf - -C "+filepath.Join(s.mnt, fmt.Sprintf("untar%d", n))+" . | cat >/dev/null")
 	}},
 }
@@ -105,8 +123,10 @@ func run() (err error) {
 	parent := flag.String("dir", os.TempDir(), "where to work")
 	flag.StringVar(&b.alkfs, "alkfs", "alkfs", "the binary")
 	flag.IntVar(&b.mib, "size", 1024, "MiB of the one file")
+	only := flag.String("rows", "", "measure only rows whose names have one of these words, separated by commas, and those whose files they read")
 	flag.StringVar(&b.src, "src", filepath.Join(strings.TrimSpace(string(goroot)), "src"), "the tree")
 	flag.Parse()
+	b.rows = choose(strings.Split(*only, ","))
 	if b.dir, err = os.MkdirTemp(*parent, "alkfs-bench-ssh-"); err != nil {
 		return err
 	}
@@ -298,7 +318,7 @@ func (b *bench) round(n int) error {
 		}
 		defer syscall.Unmount(s.mnt, syscall.MNT_DETACH)
 	}
-	for i, r := range rows {
+	for i, r := range b.rows {
 		for k := range b.servers {
 			s := b.servers[(i+k+n)%len(b.servers)]
 			syscall.Sync()
@@ -318,7 +338,7 @@ func (b *bench) print() {
 	x, y := b.servers[0], b.servers[1]
 	fmt.Printf("One file of %d MiB; a tree of %s.\n\n", b.mib, b.treeSize())
 	fmt.Printf("| | %s | %s | of %s | CPU of %s | CPU of %s |\n|---|--:|--:|--:|--:|--:|\n", x.name, y.name, x.name, x.name, y.name)
-	for _, r := range rows {
+	for _, r := range b.rows {
 		t := func(s *server) float64 {
 			return median(s.took[r.name], func(c cost) time.Duration { return c.time }).Seconds()
 		}
