@@ -22,7 +22,7 @@ type Tree struct {
 }
 
 // New returns the tree of db.
-func New(db *schema.DB) *Tree { return &Tree{db: db, heads: headsOf(db), now: time.Now} }
+func New(db *schema.DB) *Tree { return &Tree{db: db, heads: headsOf(db), now: db.Now} }
 
 // Moved returns a number that grows when this process renames or removes
 // anything but a file by Unlink, or a branch or bucket. Where a directory was

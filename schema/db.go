@@ -38,7 +38,11 @@ type Options struct {
 	// CommitInterval bounds how long a finished Write may wait for its commit.
 	// Default 5 ms; negative: every Write commits before it returns.
 	CommitInterval time.Duration
-	Logger         *slog.Logger // default: discard
+	// Alone promises that no other process has the store open. Nothing waits in
+	// the kernel for others then, so that stores work inside testing/synctest.
+	Alone  bool
+	Now    func() time.Time // clock that stamps are taken from. Default time.Now
+	Logger *slog.Logger     // default: discard
 }
 
 // DB is one process's access to alkfs.db. Safe for concurrent use.
@@ -100,6 +104,9 @@ func Open(ctx context.Context, dir string, opts Options) (*DB, error) {
 	if opts.CommitInterval == 0 {
 		opts.CommitInterval = 5 * time.Millisecond
 	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -112,7 +119,9 @@ func Open(ctx context.Context, dir string, opts Options) (*DB, error) {
 	bg, cancel := context.WithCancel(context.Background())
 	db.stop = cancel
 	if !opts.ReadOnly {
-		db.wg.Go(func() { db.wake.run(bg, db.dataVersion) })
+		if !opts.Alone {
+			db.wg.Go(func() { db.wake.run(bg, db.dataVersion) })
+		}
 		db.wg.Go(func() { db.checkpointLoop(bg) })
 		db.wg.Go(func() { db.applyLoop(bg) })
 	}
@@ -225,6 +234,9 @@ func openConn(path string, readOnly bool) (*sqlite.Conn, error) {
 
 // Dir returns the store directory.
 func (db *DB) Dir() string { return db.dir }
+
+// Now returns the time on the clock that stamps are taken from.
+func (db *DB) Now() time.Time { return db.opts.Now() }
 
 // ReadOnly reports whether the database refuses writes.
 func (db *DB) ReadOnly() bool { return db.opts.ReadOnly }

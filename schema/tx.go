@@ -132,7 +132,7 @@ func (tx *Tx) Conn() *sqlite.Conn {
 
 // NextStamp returns a stamp later than any the store has given out.
 func (tx *Tx) NextStamp() Stamp {
-	tx.stamp = tx.stamp.next(time.Now())
+	tx.stamp = tx.stamp.next(tx.db.Now())
 	tx.ticked = true
 	return tx.stamp
 }

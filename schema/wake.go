@@ -70,6 +70,7 @@ func (w *wakeFile) load() uint32 { return w.counter.Load() }
 // bump tells everybody of a change that is not this process's own commit.
 func (w *wakeFile) bump() {
 	w.counter.Add(1)
+	w.tell() // run may not run: Options.Alone
 	w.wake()
 }
 
