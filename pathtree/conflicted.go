@@ -154,13 +154,20 @@ func (t *Tree) resolveSyncConflict(tx *schema.Tx, f SyncConflict, keep Keep, oth
 		if !slices.ContainsFunc(now.Others, func(s ConflictSide) bool { return s.ID == other }) {
 			return syscall.EINVAL
 		}
+	case keep == KeepBoth && r.undeletes():
+		kept = now.Others[0].ID // a file cannot be both there and removed
 	case keep == KeepBoth:
-		if err := r.keepOthers(); err != nil {
+		if err := r.keepOthers(kept); err != nil {
 			return err
 		}
 	}
 	if err := r.say(&r.all.all[r.all.index(kept)]); err != nil {
 		return err
+	}
+	if keep == KeepBoth && r.undeletes() { // beside the name that it has again
+		if err := r.keepOthers(kept); err != nil {
+			return err
+		}
 	}
 	if err := r.settle(); err != nil {
 		return err
@@ -177,6 +184,9 @@ type resolver struct {
 	f   *SyncConflict
 	all *contest
 }
+
+// undeletes reports whether what does not count is content of a removed file.
+func (r *resolver) undeletes() bool { return r.f.Thing == InodeVersion && r.f.Kind == DeleteConflict }
 
 // say writes again what a version says.
 func (r *resolver) say(m *member) error {
@@ -284,13 +294,14 @@ func (r *resolver) name(in *Inode, e edge) error {
 	}
 }
 
-// keepOthers gives the sides that do not count names of their own.
-func (r *resolver) keepOthers() error {
+// keepOthers gives the sides that do not count, but for the one that is to,
+// names of their own.
+func (r *resolver) keepOthers(kept VersionID) error {
 	if r.f.Kind == AttributeConflict {
 		return syscall.EINVAL
 	}
 	for _, s := range r.f.Others {
-		if s.Gone {
+		if s.Gone || s.ID == kept {
 			continue
 		}
 		m := &r.all.all[r.all.index(s.ID)]
@@ -322,9 +333,6 @@ func (r *resolver) keepOthers() error {
 
 // copyContent makes a file of content that does not count, beside the file.
 func (r *resolver) copyContent(s ConflictSide, m *member) error {
-	if r.f.Kind == DeleteConflict {
-		return r.sayInode(m)
-	}
 	at, err := r.v.place(r.tx, r.f.Ino)
 	if err != nil {
 		return err

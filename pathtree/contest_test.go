@@ -183,7 +183,7 @@ func TestNameConflict(t *testing.T) {
 }
 
 func TestDeleteConflict(t *testing.T) {
-	for _, keep := range []Keep{KeepShown, KeepOther} {
+	for _, keep := range []Keep{KeepShown, KeepOther, KeepBoth} {
 		all := newReplicas(t, 2)
 		a, b := all[0], all[1]
 		a.make(a.main, "f")
@@ -201,12 +201,33 @@ func TestDeleteConflict(t *testing.T) {
 		meet(a, b)
 		wantEqual(t, a, b)
 		noConflict(t, a, b)
-		if keep == KeepOther {
+		if keep != KeepShown {
 			b.shows(t, "f", "edited")
 		} else if got := b.list(b.main); got != "" {
 			t.Error(got)
 		}
 	}
+}
+
+// Two edits of a file that a third replica removed: both come back.
+func TestKeepBothOfWhatWasRemoved(t *testing.T) {
+	all := newReplicas(t, 3)
+	a, b, c := all[0], all[1], all[2]
+	a.make(a.main, "f")
+	meet(all...)
+	a.age()
+	a.unlink(a.main, "f")
+	b.setContent(b.main, "f", "by b")
+	c.age()
+	c.setContent(c.main, "f", "by c")
+	meet(all...)
+	f := onlyConflict(t, DeleteConflict, "", all...)
+	a.resolve(f, KeepBoth, VersionID{})
+	meet(all...)
+	wantEqual(t, all...)
+	noConflict(t, all...)
+	b.shows(t, "f", "by c")
+	b.shows(t, copyName("f", f.Others[1].ID), "by b")
 }
 
 func TestRepairs(t *testing.T) {
@@ -439,4 +460,24 @@ func TestSameBranchNameTwice(t *testing.T) {
 	if got := a.list(a.view("x.0200", 0)); got != "b" {
 		t.Error(got)
 	}
+}
+
+// TestConflictsOfOneBatch has a replica hear at once what others heard bit by
+// bit: versions of an inode whose authors did not know of each other.
+func TestConflictsOfOneBatch(t *testing.T) {
+	all := newReplicas(t, 3)
+	a, b, c := all[0], all[1], all[2]
+	in := a.make(a.main, "d/")
+	mode := uint32(0o711)
+	a.age()
+	a.write(func(tx *schema.Tx) error { _, err := a.main.SetAttr(tx, in.Ino, SetAttr{Mode: &mode}); return err })
+	b.age()
+	b.age()
+	b.make(b.main, "d/") // the same directory, with another mode
+	first, second := a.export(), b.export()
+	b.take(first)
+	c.take(Batch{Versions: append(first.Versions, second.Versions...)})
+	meet(a, b, c)
+	wantEqual(t, a, b, c)
+	onlyConflict(t, AttributeConflict, "d", a, b, c)
 }

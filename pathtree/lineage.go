@@ -232,11 +232,14 @@ func (x *exchange) setSettled(th thing, at, p version) error {
 
 // enlist records the lineage of a version that is being added, and keeps that
 // of the version after it. It reports whether the thing's versions are not just
-// one after the other.
-func (x *exchange) enlist(v *Version, at version) (forked bool, err error) {
+// one after the other. waits is the one added before it that is in no table yet.
+func (x *exchange) enlist(v *Version, at, waits version) (forked bool, err error) {
 	th := v.thing()
 	before, after, err := x.neighbours(th, at)
 	if err != nil {
+		return false, err
+	}
+	if before, err = x.later(before, waits); err != nil {
 		return false, err
 	}
 	p, err := x.place(at.branch, v.Prev)

@@ -317,7 +317,14 @@ func (m *importer) identity(v *Version) error {
 }
 
 func (m *importer) addOne(p arrival) error {
-	forked, err := m.enlist(p.Version, p.at)
+	var waits version // newest version of the same inode that refill has yet to write
+	if news := m.pending[inodeAt{p.at.branch, p.Ino}]; p.Kind == InodeVersion && len(news) > 0 {
+		var err error
+		if waits, err = m.place(p.at.branch, news[len(news)-1].ID); err != nil {
+			return err
+		}
+	}
+	forked, err := m.enlist(p.Version, p.at, waits)
 	if err != nil {
 		return err
 	}
