@@ -12,7 +12,7 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 exec </dev/null
 
-tags=() mode=${1:-}
+tags=() sims=() mode=${1:-}
 [ "$mode" = nightly ] && tags=(-tags nightly)
 
 export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
@@ -105,6 +105,21 @@ go tool staticcheck ./... || fail
 begin "go test -race (packages)"
 packages=$(go list ./... | grep -v '/integration') || fail
 go test -race "${tags[@]}" -timeout 40m $packages 2>&1 | tee "$top/packages.log" || fail
+
+# Thousands of histories of nodes on a bad network, without -race, with which
+# they take thirty times as long; two at a time.
+begin "go test (simulation)"
+histories=1000
+[ "$mode" = nightly ] && histories=20000
+for half in 0 1; do
+	go test "${tags[@]}" -timeout 150m -run '^TestSimulation$' ./crdtsync -sim.runs=$histories \
+		$([ "$mode" = nightly ] || echo -sim.from=$((1 + half * histories))) >"$top/simulation.$half.log" 2>&1 &
+	sims[half]=$!
+done
+for half in 0 1; do
+	wait "${sims[half]}" || fail
+	cat "$top/simulation.$half.log"
+done
 
 begin "go test (integration)"
 go test "${tags[@]}" -timeout 150m ./integration/... 2>&1 | tee "$top/integration.log" || fail

@@ -52,10 +52,11 @@ type Engine struct {
 	*Replica
 	o          Options
 	net        Network
-	grantsNews signal        // members or buckets did
-	progress   signal        // a peer acknowledged, connected or left
-	compare    signal        // compare with everybody now
-	round      atomic.Uint64 // of Reach
+	grantsNews signal                            // members or buckets did
+	progress   signal                            // a peer acknowledged, connected or left
+	compare    signal                            // compare with everybody now
+	round      atomic.Uint64                     // of Reach
+	jitter     func(time.Duration) time.Duration // a random part of a time
 
 	mu       sync.Mutex // guards what follows
 	sessions map[identity.Key]*live
@@ -95,7 +96,7 @@ func NewEngine(r *Replica, net Network, o Options) *Engine {
 		o.BulkLinks = 4
 	}
 	return &Engine{
-		Replica: r, o: o, net: net,
+		Replica: r, o: o, net: net, jitter: rand.N[time.Duration],
 		sessions: map[identity.Key]*live{}, problems: map[identity.Key]problem{}, tried: map[identity.Key]uint64{},
 	}
 }
@@ -402,7 +403,7 @@ func (e *Engine) dialPeer(ctx context.Context, k identity.Key) {
 		e.tried[k] = round
 		e.mu.Unlock()
 		e.progress.wake()
-		timer := time.NewTimer(backoff/2 + rand.N(backoff))
+		timer := time.NewTimer(backoff/2 + e.jitter(backoff))
 		select {
 		case <-now:
 		case <-timer.C:

@@ -24,7 +24,7 @@ type session struct {
 	e    *Engine
 	peer identity.Key
 	w    io.Writer
-	send sync.Mutex // one message at a time
+	send chan struct{} // holds one while a message is written
 
 	greeted chan struct{} // closed once hello was sent, before which nothing else is
 
@@ -46,12 +46,14 @@ type feed struct {
 }
 
 func newSession(e *Engine, peer identity.Key, w io.Writer) *session {
-	return &session{e: e, peer: peer, w: w, greeted: make(chan struct{}), buckets: map[[16]byte]*feed{}}
+	return &session{
+		e: e, peer: peer, w: w, send: make(chan struct{}, 1), greeted: make(chan struct{}), buckets: map[[16]byte]*feed{},
+	}
 }
 
 func (s *session) write(m *message) error {
-	s.send.Lock()
-	defer s.send.Unlock()
+	s.send <- struct{}{}
+	defer func() { <-s.send }()
 	return writeMessage(s.w, m)
 }
 

@@ -1,0 +1,245 @@
+package crdtsync
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/alkdev/alkfs/crdtsync/identity"
+)
+
+var (
+	simSeed = flag.Uint64("sim.seed", 0, "replay the one history of TestSimulation that this seed makes, with the log of every node")
+	simKeep = flag.String("sim.keep", "", "directory for the stores of a history that failed")
+	simFrom = flag.Uint64("sim.from", simFirstSeed(), "seed of the first history of TestSimulation")
+	simRuns = flag.Int("sim.runs", simHistories, "histories of TestSimulation")
+)
+
+// TestSimulation has a few nodes, each with a real store and engine, live
+// through random histories on a simulated network and a virtual clock: file
+// operations while connections break, nodes are cut off, stall, are killed and
+// come back, and clocks are wrong. In the end the network is whole, and what is
+// left must be the same everywhere and whole too, and nothing lost that a node
+// had answered for.
+func TestSimulation(t *testing.T) {
+	defer uuid.SetRand(nil)
+	top := simTop(t)
+	if *simSeed != 0 {
+		simulate(t, top, *simSeed)
+		return
+	}
+	seed := *simFrom
+	failed := 0
+	for i := range uint64(*simRuns) {
+		if !t.Run(fmt.Sprint(seed+i), func(t *testing.T) { simulate(t, top, seed+i) }) {
+			if failed++; failed == 3 {
+				break
+			}
+		}
+	}
+}
+
+// sim is one history.
+type sim struct {
+	t      *testing.T
+	seed   uint64
+	rng    *rand.Rand
+	root   string
+	net    *simNet
+	nodes  []*simNode
+	bucket [16]byte
+	serial int
+	began  time.Time
+	trace  []string
+}
+
+func (s *sim) logf(format string, args ...any) {
+	s.trace = append(s.trace, fmt.Sprintf("%10.4fs  ", time.Since(s.began).Seconds())+fmt.Sprintf(format, args...))
+}
+
+// fatalf fails with what happened and how to have it happen again.
+func (s *sim) fatalf(format string, args ...any) {
+	s.t.Helper()
+	for _, n := range s.nodes {
+		if *simKeep != "" && n.up {
+			copyStore(s.t, n.dir, filepath.Join(*simKeep, fmt.Sprint(s.seed), n.name))
+		}
+	}
+	from := max(0, len(s.trace)-400)
+	s.t.Fatalf("%s\n%s\nto replay: go test ./crdtsync -run 'TestSimulation$' -sim.seed=%d -v",
+		strings.Join(s.trace[from:], "\n"), fmt.Sprintf(format, args...), s.seed)
+}
+
+func simulate(t *testing.T, top string, seed uint64) {
+	root, err := os.MkdirTemp(top, "history")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(root)
+	var key [32]byte
+	copy(key[:], fmt.Sprint("uuids of ", seed))
+	uuid.SetRand(rand.NewChaCha8(key))
+	synctest.Test(t, func(t *testing.T) {
+		s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), root: root, net: newSimNet(seed), began: time.Now()}
+		s.setUp(3 + min(s.rng.IntN(5), s.rng.IntN(5)))
+		defer s.stop()
+		for range 15 + s.rng.IntN(60) {
+			s.pause()
+			if s.rng.IntN(6) == 0 {
+				s.fault()
+			} else {
+				s.operation()
+			}
+		}
+		s.heal()
+		s.check()
+	})
+}
+
+// setUp starts n nodes that share a bucket.
+func (s *sim) setUp(n int) {
+	for i := range n {
+		s.nodes = append(s.nodes, s.newNode(simNames[i:][:1]))
+	}
+	owner := s.nodes[0]
+	s.bucket = owner.makeBucket()
+	for _, m := range s.nodes[1:] {
+		m.admit(owner, []identity.Role{identity.ReadWrite, identity.ReadWrite, identity.Admin}[s.rng.IntN(3)])
+	}
+	for _, n := range s.nodes {
+		n.start()
+	}
+}
+
+func (s *sim) stop() {
+	for _, n := range s.nodes {
+		n.stop()
+	}
+}
+
+// pause lets time pass: mostly little, so that what happens meets what is on its
+// way.
+func (s *sim) pause() {
+	most := []int64{2e6, 2e6, 60e6, 60e6, 60e6, 2e9, 40e9}[s.rng.IntN(7)]
+	time.Sleep(time.Duration(1 + s.rng.Int64N(most)))
+}
+
+// fault has something go wrong, or be right again.
+func (s *sim) fault() {
+	n := s.nodes[s.rng.IntN(len(s.nodes))]
+	switch s.rng.IntN(9) {
+	case 0, 1:
+		group := map[string]int{}
+		for _, n := range s.nodes {
+			group[n.name] = s.rng.IntN(2)
+		}
+		s.logf("parted: %v", group)
+		s.net.change(func() { s.net.group = group })
+	case 2:
+		s.logf("no longer parted")
+		s.net.change(func() { clear(s.net.group) })
+	case 3:
+		s.logf("a connection breaks")
+		s.net.breakOne(s.rng)
+	case 4:
+		s.logf("%s stalls, or goes on: %v", n.name, !s.net.stalled[n.name])
+		s.net.change(func() { s.net.stalled[n.name] = !s.net.stalled[n.name] })
+	case 5, 6:
+		if n.up {
+			n.crash()
+		} else {
+			n.restart()
+		}
+	case 7:
+		s.join()
+	case 8:
+		d := time.Duration(s.rng.Int64N(8*60e9) - 4*60e9)
+		if s.rng.IntN(4) == 0 {
+			d *= 8 // more than others listen to
+		}
+		s.logf("the clock of %s jumps from %v to %v", n.name, n.offset(), d)
+		n.skew.Store(int64(d))
+	}
+}
+
+// join has another node join the bucket, if there is one left and somebody to
+// let it in.
+func (s *sim) join() {
+	by := s.nodes[s.rng.IntN(len(s.nodes))]
+	if len(s.nodes) == len(simNames) || !by.up || by.role() < identity.Admin {
+		return
+	}
+	n := s.newNode(simNames[len(s.nodes):][:1])
+	s.logf("%s joins through %s", n.name, by.name)
+	n.admit(by, identity.ReadWrite)
+	n.start()
+	s.nodes = append(s.nodes, n)
+}
+
+// heal makes the network whole and waits until all have the same.
+func (s *sim) heal() {
+	s.logf("all is well again")
+	s.net.change(func() { clear(s.net.group); clear(s.net.stalled) })
+	for _, n := range s.nodes {
+		if !n.up {
+			n.restart()
+		}
+		n.skew.Store(0)
+		n.remember()
+	}
+	for wait := time.Second; !s.same(); wait = wait * 5 / 4 {
+		if wait > 20*time.Minute {
+			s.fatalf("the nodes did not come to have the same: %s", s.marks())
+		}
+		time.Sleep(wait)
+	}
+	s.logf("all have the same")
+}
+
+// same reports whether every node has every change.
+func (s *sim) same() bool {
+	for _, n := range s.nodes {
+		n.must(n.db.Commit())
+		if done, err := n.drained(s.bucket); !done || err != nil {
+			n.must(err)
+			return false
+		}
+	}
+	for _, n := range s.nodes[1:] {
+		if n.marks() != s.nodes[0].marks() {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *sim) marks() string {
+	var all []string
+	for _, n := range s.nodes {
+		done, _ := n.drained(s.bucket)
+		all = append(all, fmt.Sprintf("\n%s, has told all %v:\n%s", n.name, done, n.marks()))
+	}
+	return strings.Join(all, "")
+}
+
+func (n *simNode) marks() string {
+	all, err := n.Marks(n.s.bucket)
+	if err != nil {
+		n.s.fatalf("%s: %v", n.name, err)
+	}
+	var lines []string
+	for _, m := range all {
+		lines = append(lines, fmt.Sprintf("%s %x %d", m.Author.Short(), m.Stream[:4], m.Seq))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}

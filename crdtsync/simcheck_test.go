@@ -1,0 +1,192 @@
+package crdtsync
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/alkdev/alkfs/crdtsync/gate"
+	"github.com/alkdev/alkfs/crdtsync/identity"
+	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// check holds what is left of a history to what it must be.
+func (s *sim) check() {
+	first := s.nodes[0]
+	versions := first.versions()
+	shown := first.shown()
+	for _, n := range s.nodes {
+		n.fsck()
+		if d := difference(versions, n.versions()); d != "" {
+			s.fatalf("%s has other versions than %s: %s", n.name, first.name, d)
+		}
+		if d := difference(shown, n.shown()); d != "" {
+			s.fatalf("%s shows something else than %s: %s\n%s shows\n%s", n.name, first.name, d, first.name, strings.Join(shown, "\n"))
+		}
+	}
+	s.checkKept()
+	s.checkSent()
+}
+
+// checkKept holds every node to have what each answered for when all was well
+// again, or what its author put in its place.
+func (s *sim) checkKept() {
+	for _, author := range s.nodes {
+		now := author.own()
+		for thing, id := range author.kept {
+			if now[thing].Compare(id) < 0 {
+				s.fatalf("lost: %s of %s by %s; there is %v", thing, id, author.name, now[thing])
+			}
+		}
+	}
+}
+
+// checkSent holds the first node, which has the same as the others, to have every
+// version that any change has brought.
+func (s *sim) checkSent() {
+	n := s.nodes[0]
+	have := map[string]bool{}
+	n.eachVersion(func(v *pathtree.Version) { have[thingKey(v)+v.ID.String()] = true })
+	all, err := n.Since(s.bucket, 0, 1<<30)
+	n.must(err)
+	for _, c := range all {
+		e, err := identity.OpenEnvelope(c.Envelope)
+		n.must(err)
+		change, _, err := gate.Decode(e.Raw)
+		n.must(err)
+		var b pathtree.Batch
+		for _, entry := range change.Entries {
+			n.must(decodeEntry(entry, e.Document, pathtree.NodeKey(e.Author), &b))
+		}
+		for i := range b.Versions {
+			if v := &b.Versions[i]; !have[thingKey(v)+v.ID.String()] {
+				s.fatalf("lost: %s %s, of change %d of %s", thingKey(v), v.ID, c.Seq, c.Author.Short())
+			}
+		}
+	}
+}
+
+// versions returns every version that n keeps, a line each, in order.
+func (n *simNode) versions() (all []string) {
+	n.eachVersion(func(v *pathtree.Version) { all = append(all, thingKey(v)+" "+v.ID.String()) })
+	slices.Sort(all)
+	return all
+}
+
+func (n *simNode) fsck() {
+	n.read(func(tx *schema.Tx) error {
+		return n.tree.Check(tx, func(problem string) {
+			if !strings.Contains(problem, "not in the blob store") { // there is none
+				n.s.fatalf("%s: check: %s", n.name, problem)
+			}
+		})
+	})
+}
+
+// shown returns all that the heads of branches and the snapshots show, and the
+// conflicts, in lines.
+func (n *simNode) shown() (lines []string) {
+	n.read(func(tx *schema.Tx) error {
+		lines = nil
+		sh, err := n.lookup(tx, n.s.bucket)
+		if err != nil {
+			return err
+		}
+		branches, err := n.tree.Branches(tx, sh.bucket.ID)
+		if err != nil {
+			return err
+		}
+		onLive := map[int64]bool{} // branches that follow another, or whose parents do
+		for _, b := range branches {
+			onLive[b.ID] = b.Live || onLive[b.Parent]
+		}
+		for _, b := range branches {
+			v, err := n.tree.View(tx, b.ID, 0)
+			if err != nil {
+				return err
+			}
+			lines = append(lines, fmt.Sprintf("== branch %s %x, live %v", b.Name, b.UUID[:4], b.Live))
+			if err := n.walk(tx, v, v.Root(), "", map[pathtree.Ino]bool{}, onLive[v.Branch().ID], &lines); err != nil {
+				return err
+			}
+		}
+		snaps, err := n.tree.Snapshots(tx, sh.bucket.ID)
+		if err != nil {
+			return err
+		}
+		for _, sn := range snaps {
+			v, err := n.tree.View(tx, sn.Branch, sn.Stamp)
+			if err != nil {
+				return err
+			}
+			lines = append(lines, fmt.Sprintf("== snapshot %s at %d", sn.Name, sn.Stamp))
+			if err := n.walk(tx, v, v.Root(), "", map[pathtree.Ino]bool{}, onLive[v.Branch().ID], &lines); err != nil {
+				return err
+			}
+		}
+		conflicts, err := n.tree.SyncConflicts(tx, sh.bucket.ID)
+		for _, c := range conflicts {
+			line := fmt.Sprintf("== conflict %v of %s, %d %d %q: %v", c.Kind, c.Path, c.Thing, c.Ino, c.Name, c.Shown.ID)
+			for _, o := range c.Others {
+				line += fmt.Sprintf(", %v %s", o.ID, o.Copy)
+			}
+			lines = append(lines, line)
+		}
+		return err
+	})
+	return lines
+}
+
+// walk adds a line for each name below dir. A directory that comes twice, or
+// below itself, is no tree.
+func (n *simNode) walk(tx *schema.Tx, v *pathtree.View, dir pathtree.Ino, at string, seen map[pathtree.Ino]bool, live bool, lines *[]string) error {
+	if seen[dir] {
+		n.s.fatalf("%s: directory %d is at %s and elsewhere", n.name, dir, at)
+	}
+	seen[dir] = true
+	es, ins, err := v.ReadDirPlus(tx, dir, "", 0)
+	if err != nil {
+		return err
+	}
+	for i, e := range es {
+		in := &ins[i]
+		if v.ReadOnly() || live && in.IsDir() {
+			in.Nlink = 0 // counts of the past and of directories of live branches are approximate
+		}
+		line := fmt.Sprintf("%s/%s %d mode %o links %d size %d %s mtime %d %s", at, e.Name, e.Ino, in.Mode, in.Nlink, in.Size, in.Hash, in.Mtime, in.Target)
+		names, err := v.Listxattr(tx, e.Ino)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			value, err := v.Getxattr(tx, e.Ino, name)
+			if err != nil {
+				return err
+			}
+			line += fmt.Sprintf(" %s=%q", name, value)
+		}
+		*lines = append(*lines, line)
+		if e.IsDir() {
+			if err := n.walk(tx, v, e.Ino, at+"/"+e.Name, seen, live, lines); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// difference returns the first difference of two lists, "" without one.
+func difference(want, got []string) string {
+	for i := range max(len(want), len(got)) {
+		switch {
+		case i >= len(want):
+			return "more: " + got[i]
+		case i >= len(got):
+			return "less: " + want[i]
+		case want[i] != got[i]:
+			return fmt.Sprintf("\nwant %s\n got %s", want[i], got[i])
+		}
+	}
+	return ""
+}

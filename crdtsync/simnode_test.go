@@ -1,0 +1,288 @@
+package crdtsync
+
+import (
+	"context"
+	"crypto/ed25519"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/alkdev/alkfs/crdtsync/gate"
+	"github.com/alkdev/alkfs/crdtsync/identity"
+	"github.com/alkdev/alkfs/crdtsync/worker"
+	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// simNode is a node of a history.
+type simNode struct {
+	s       *sim
+	name    string
+	private ed25519.PrivateKey
+	rng     *rand.Rand
+	skew    atomic.Int64 // of its clock, in nanoseconds
+	runs    int
+	dir     string // of its store
+	up      bool
+
+	db   *schema.DB
+	tree *pathtree.Tree
+	*Replica
+	engine *Engine
+	halt   func() // ends the engine
+
+	kept map[string]pathtree.VersionID // own versions it has answered for: the newest of each thing
+}
+
+func simKey(name string) ed25519.PrivateKey {
+	var seed [ed25519.SeedSize]byte
+	copy(seed[:], name)
+	return ed25519.NewKeyFromSeed(seed[:])
+}
+
+func (s *sim) newNode(name string) *simNode {
+	n := &simNode{s: s, name: name, private: simKey(name), rng: s.net.rand("node " + name)}
+	n.dir = filepath.Join(s.root, name+"0")
+	copyStore(s.t, filepath.Join(s.root, "..", "fresh", name), n.dir)
+	n.open()
+	return n
+}
+
+func (n *simNode) offset() time.Duration { return time.Duration(n.skew.Load()) }
+func (n *simNode) now() time.Time        { return time.Now().Add(n.offset()) }
+
+// must fails when something that cannot fail has.
+func (n *simNode) must(err error) {
+	if err != nil {
+		n.s.t.Helper()
+		n.s.fatalf("%s: %v", n.name, err)
+	}
+}
+
+// open opens the store.
+func (n *simNode) open() {
+	log := slog.New(slog.DiscardHandler)
+	if *simSeed != 0 {
+		log = slog.New(slog.NewTextHandler(n.s.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", n.name)
+	}
+	k := identity.KeyOf(n.private)
+	var err error
+	n.db, err = schema.Open(context.Background(), n.dir, schema.Options{NodeKey: k[:], Alone: true, Now: n.now, Logger: log})
+	n.must(err)
+	n.tree = pathtree.New(n.db)
+	n.Replica = NewReplica(Config{DB: n.db, Tree: n.tree, Worker: &simWorker{n: n}, Private: n.private, Logger: log, Now: n.now})
+	for i := range n.Replica.stream {
+		n.Replica.stream[i] = byte(n.rng.Uint32())
+	}
+	n.runs++
+}
+
+// start starts the engine.
+func (n *simNode) start() {
+	n.engine = NewEngine(n.Replica, n.s.net.join(n.name, n.Key(), n.Admits), Options{Addrs: []string{n.name}})
+	r := n.s.net.rand(fmt.Sprint("jitter ", n.name, n.runs))
+	var mu sync.Mutex
+	n.engine.jitter = func(d time.Duration) time.Duration {
+		mu.Lock()
+		defer mu.Unlock()
+		return time.Duration(r.Int64N(int64(d)))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	e, done := n.engine, make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	n.halt = func() {
+		cancel()
+		n.must(<-done)
+	}
+	n.up = true
+}
+
+// crash kills the process: what it had not committed is lost.
+func (n *simNode) crash() {
+	commit := n.s.rng.IntN(2) == 0
+	if commit {
+		n.must(n.db.Commit())
+		n.remember()
+	}
+	n.s.logf("%s is killed, committed %v", n.name, commit)
+	n.s.net.vanish(n.name)
+	dir := filepath.Join(n.s.root, fmt.Sprint(n.name, n.runs))
+	copyStore(n.s.t, n.dir, dir)
+	n.close()
+	n.dir = dir
+	if !commit {
+		n.kept = nil // anything since may be lost, or be there
+	}
+}
+
+// restart starts a node that was killed.
+func (n *simNode) restart() {
+	n.s.logf("%s starts again", n.name)
+	n.open()
+	now := n.own()
+	for thing, id := range n.kept {
+		if now[thing].Compare(id) < 0 {
+			n.s.fatalf("%s lost %s %v when it was killed: it has %v", n.name, thing, id, now[thing])
+		}
+	}
+	n.start()
+}
+
+func (n *simNode) stop() {
+	if n.up {
+		n.close()
+	}
+}
+
+func (n *simNode) close() {
+	n.halt()
+	n.must(n.db.Close())
+	n.must(os.RemoveAll(n.dir))
+	n.up = false
+}
+
+// remember notes down what the node answers for.
+func (n *simNode) remember() { n.must(n.db.Commit()); n.kept = n.own() }
+
+// own returns the newest version of each thing that this node wrote.
+func (n *simNode) own() map[string]pathtree.VersionID {
+	all := map[string]pathtree.VersionID{}
+	n.eachVersion(func(v *pathtree.Version) {
+		if v.ID.Node == pathtree.NodeKey(n.Key()) {
+			if k := thingKey(v); all[k].Compare(v.ID) < 0 {
+				all[k] = v.ID
+			}
+		}
+	})
+	return all
+}
+
+func thingKey(v *pathtree.Version) string {
+	of := v.Ino
+	if v.Kind == pathtree.DentryVersion {
+		of = v.Parent
+	}
+	return fmt.Sprintf("branch %x kind %d of %d %q", v.Branch[:4], v.Kind, of, v.Name)
+}
+
+func (n *simNode) eachVersion(f func(v *pathtree.Version)) {
+	n.read(func(tx *schema.Tx) error {
+		sh, err := n.lookup(tx, n.s.bucket)
+		if err != nil {
+			return err
+		}
+		_, err = n.tree.ExportAll(tx, sh.bucket.ID, func(v *pathtree.Version) error { f(v); return nil })
+		return err
+	})
+}
+
+func (n *simNode) read(f func(tx *schema.Tx) error) {
+	n.s.t.Helper()
+	n.must(n.db.Read(f))
+}
+
+// makeBucket makes the bucket and shares it.
+func (n *simNode) makeBucket() [16]byte {
+	var b pathtree.Bucket
+	n.must(n.db.Write(func(tx *schema.Tx) (err error) {
+		b, err = n.tree.CreateBucket(tx, "team")
+		return err
+	}))
+	n.must(n.Share(b.ID))
+	return b.UUID
+}
+
+// role returns what the node, as far as it knows, may do.
+func (n *simNode) role() identity.Role {
+	m, err := n.Membership(n.s.bucket)
+	n.must(err)
+	return m.Role(n.Key())
+}
+
+// admit has another node let n in, as with a ticket.
+func (n *simNode) admit(by *simNode, role identity.Role) {
+	b := n.s.bucket
+	n.must(by.Grant(b, n.Key(), role, n.name))
+	n.must(by.db.Commit()) // as redeem does before it answers
+	grants, _, err := by.Grants(b, 0)
+	n.must(err)
+	owner, err := by.Membership(b)
+	n.must(err)
+	_, err = n.Adopt(b, "team", owner.Owner(), grants)
+	n.must(err)
+	n.must(by.setPlaces(n.Key(), []string{n.name}))
+	n.must(n.setPlaces(by.Key(), []string{by.name}))
+	n.must(by.db.Commit())
+	n.must(n.db.Commit())
+}
+
+// simWorker is a worker that takes its time, in which other things happen.
+type simWorker struct {
+	worker.Local
+	n *simNode
+}
+
+func (w *simWorker) Append(ctx context.Context, id worker.DocID, heads []gate.Hash, actor gate.Actor, entries []gate.Entry, history func() ([][]byte, error)) ([]byte, error) {
+	if err := sleepCtx(ctx, time.Duration(1+w.n.rng.Int64N(10e6))); err != nil {
+		return nil, err
+	}
+	raw, err := w.Local.Append(ctx, id, heads, actor, entries, history)
+	if err != nil {
+		return nil, err
+	}
+	return raw, sleepCtx(ctx, time.Duration(1+w.n.rng.Int64N(10e6)))
+}
+
+// simNames are what nodes are called.
+const simNames = "abcdefg"
+
+// simTop makes the directory of all histories, in memory where that is possible,
+// with an empty store for each name: to make one takes longer than most of a
+// history does.
+func simTop(t *testing.T) string {
+	top, err := os.MkdirTemp("/dev/shm", "alkfs-sim")
+	if err != nil {
+		top = t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(top) })
+	for _, c := range simNames {
+		dir := filepath.Join(top, "fresh", string(c))
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		k := identity.KeyOf(simKey(string(c)))
+		db, err := schema.Open(t.Context(), dir, schema.Options{NodeKey: k[:]})
+		if err == nil {
+			err = db.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return top
+}
+
+// copyStore copies a store as it is on the disk now.
+func copyStore(t *testing.T, from, to string) {
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"alkfs.db", "alkfs.db-wal"} {
+		b, err := os.ReadFile(filepath.Join(from, name))
+		if os.IsNotExist(err) {
+			continue
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(to, name), b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
