@@ -153,7 +153,11 @@ func TestMachinesKilledWhileBytesAreFetched(t *testing.T) {
 	big := make([]byte, 24<<20)
 	rand.Read(big)
 	o.write(t, a, "big", string(big))
-	eventually(t, "the name on b and c", func() bool { return exists(b.path("big")) && exists(c.path("big")) })
+	whole := func(m *machine) bool { // it is known there as it was closed, not as it was created
+		fi, err := os.Stat(m.path("big"))
+		return err == nil && fi.Size() == int64(len(big))
+	}
+	eventually(t, "the name on b and c", func() bool { return whole(b) && whole(c) })
 	a.throttle(t, 64_000)
 	begin := func(m *machine) (ended chan error) { // returns when some of it has come
 		t.Helper()
