@@ -34,8 +34,12 @@ type loop struct {
 	watching atomic.Bool
 	workers  sync.WaitGroup
 
-	mu     sync.Mutex
-	beside map[uint64]bool // requests answered beside the reading, by their number
+	// crowded counts down the reads that are answered beside the reading, since
+	// when one was not and another request had to wait for it.
+	crowded atomic.Int32
+
+	mu    sync.Mutex
+	reads map[uint64]bool // being answered, by their number
 }
 
 // buffers are those of one request.
@@ -53,6 +57,10 @@ const (
 
 // smallWrite is up to where a write, which is copied, is made at once.
 const smallWrite = 64 << 10
+
+// afterCrowd is how many reads are answered beside the reading after one that
+// another request had to wait for.
+const afterCrowd = 64
 
 // watchEvery is after how long, or up to twice that, a request that takes its
 // time no longer holds up others.
@@ -104,7 +112,7 @@ func newLoop(fs fuse.RawFileSystem, server *fuse.Server, fd int, o *fuse.MountOp
 		fd:     fd,
 		server: fuse.NewProtocolServer(fs, o),
 		log:    log,
-		beside: make(map[uint64]bool),
+		reads:  make(map[uint64]bool),
 	}
 	l.bufs.New = func() any {
 		const header = 64 << 10 // more than the headers of any request or answer
@@ -141,12 +149,9 @@ func (l *loop) work() {
 			l.interruptAll()
 			return
 		}
-		h := (*fuse.InHeader)(unsafe.Pointer(&b.in[0]))
-		if mayTakeLong(h) {
-			l.enter(h.Unique)
+		if l.mayTakeLong((*fuse.InHeader)(unsafe.Pointer(&b.in[0]))) {
 			l.workers.Go(l.work)
 			l.answer(b, n)
-			l.leave(h.Unique)
 			return
 		}
 		mine := l.turn.Add(1)
@@ -179,14 +184,16 @@ func (l *loop) read(buf []byte) (n int, ok bool) {
 	}
 }
 
-// mayTakeLong reports whether a request waits for a disk or a network, or is
-// much to copy.
-func mayTakeLong(h *fuse.InHeader) bool {
+// mayTakeLong reports whether others are not to wait for a request: it is much
+// to copy, or waits for a disk or a network. Most reads do not.
+func (l *loop) mayTakeLong(h *fuse.InHeader) bool {
 	switch h.Opcode {
-	case codeRead, codeFsync, codeFsyncDir, codeCopyFileRange:
+	case codeFsync, codeFsyncDir, codeCopyFileRange:
 		return true
 	case codeWrite:
 		return h.Length > smallWrite
+	case codeRead:
+		return l.crowded.Load() > 0 && l.crowded.Add(-1) >= 0
 	}
 	return false
 }
@@ -194,6 +201,10 @@ func mayTakeLong(h *fuse.InHeader) bool {
 // answer answers the request of n bytes in b.
 func (l *loop) answer(b *buffers, n int) {
 	h := *(*fuse.InHeader)(unsafe.Pointer(&b.in[0]))
+	if h.Opcode == codeRead {
+		l.enter(h.Unique)
+		defer l.leave(h.Unique)
+	}
 	m, st := l.server.HandleRequest([][]byte{b.in[:n]}, [][]byte{b.out})
 	if !st.Ok() {
 		l.log.Error("request not understood", "opcode", h.Opcode, keyError, st)
@@ -243,23 +254,29 @@ func (l *loop) watch() {
 	}
 }
 
-func (l *loop) enter(unique uint64) {
+func (l *loop) enter(read uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.beside[unique] = true
+	l.reads[read] = true
 }
 
-func (l *loop) leave(unique uint64) {
+// leave is called when a read is answered. If another request has come
+// meanwhile, the next are not to wait.
+func (l *loop) leave(read uint64) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.beside, unique)
+	delete(l.reads, read)
+	l.mu.Unlock()
+	waiting := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}}
+	if n, _ := unix.Poll(waiting, 0); n > 0 {
+		l.crowded.Store(afterCrowd)
+	}
 }
 
 // interruptAll ends the waiting of reads whose mount is gone.
 func (l *loop) interruptAll() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for unique := range l.beside {
+	for unique := range l.reads {
 		in := fuse.InterruptIn{InHeader: fuse.InHeader{Opcode: codeInterrupt}, Unique: unique}
 		in.Length = uint32(unsafe.Sizeof(in))
 		var out [256]byte
