@@ -2,6 +2,7 @@ package crdtsync
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/alkdev/alkfs/crdtsync/identity"
@@ -102,5 +103,35 @@ func TestNothingToDrain(t *testing.T) {
 		if committed := a.db.Generation() != before; n > 0 != want || committed != want {
 			t.Errorf("%d changes made, committed: %v; want %v", n, committed, want)
 		}
+	}
+}
+
+// A change may be here before the grant of its author, and an author may be made
+// a writer again: then what it wrote counts.
+func TestChangesBeforeTheirGrant(t *testing.T) {
+	a, c, d := newStore(t, "a"), newStore(t, "c"), newStore(t, "d")
+	b := a.makeBucket("team")
+	c.admit(a, b, identity.ReadWrite)
+	d.admit(a, b, identity.ReadWrite)
+	a.write(b, "x/of a", "1")
+	send(t, a, d, b)
+	d.write(b, "x/of d", "2")
+	send(t, d, a, b)
+	send(t, a, c, b)
+	tell := func() {
+		grants, _, err := a.Grants(b, 0)
+		if err == nil {
+			_, err = c.AddGrants(b, grants)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := c.listing(b); strings.Contains(got, "of d") {
+		t.Fatalf("c shows what a stranger wrote:\n%s", got)
+	}
+	tell()
+	if got, want := c.listing(b), a.listing(b); got != want || !strings.Contains(got, "of d") {
+		t.Fatalf("c has\n%s\na has\n%s", got, want)
 	}
 }

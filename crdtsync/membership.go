@@ -108,14 +108,37 @@ const maxGrants = 100_000
 // AddGrants takes in grants of a bucket, and returns how many were new. A grant
 // counts by its signatures, whoever brings it.
 func (r *Replica) AddGrants(uuid [16]byte, encoded [][]byte) (n int, err error) {
-	err = r.db.Write(func(tx *schema.Tx) error {
-		sh, err := r.lookup(tx, uuid)
-		if err == nil {
-			n, err = r.addGrants(tx, sh, encoded)
-		}
+	err = r.withGrants(uuid, func(tx *schema.Tx, sh shared) error {
+		n, err = r.addGrants(tx, sh, encoded)
 		return err
 	})
 	return n, err
+}
+
+// withGrants runs f, which adds grants, and takes in what counts by them.
+func (r *Replica) withGrants(uuid [16]byte, f func(tx *schema.Tx, sh shared) error) error {
+	write := func(recount bool) error {
+		return r.db.Write(func(tx *schema.Tx) error {
+			sh, err := r.lookup(tx, uuid)
+			if err != nil {
+				return err
+			}
+			before, err := r.membership(tx, sh)
+			if err != nil {
+				return err
+			}
+			if err := f(tx, sh); err != nil || !recount {
+				return err
+			}
+			return r.recount(tx, sh, before)
+		})
+	}
+	err := write(true)
+	if errors.Is(err, errRecount) {
+		r.log.Error("grants were taken in without the changes that they make count", "err", err)
+		return write(false)
+	}
+	return err
 }
 
 func (r *Replica) addGrants(tx *schema.Tx, sh shared, encoded [][]byte) (n int, err error) {
@@ -157,13 +180,7 @@ func (r *Replica) addGrants(tx *schema.Tx, sh shared, encoded [][]byte) (n int, 
 // A node that may no longer write keeps what it had written, as far as that was
 // heard here.
 func (r *Replica) Grant(uuid [16]byte, subject identity.Key, role identity.Role, name string) error {
-	return r.db.Write(func(tx *schema.Tx) error {
-		sh, err := r.lookup(tx, uuid)
-		if err != nil {
-			return err
-		}
-		return r.grant(tx, sh, subject, role, name)
-	})
+	return r.withGrants(uuid, func(tx *schema.Tx, sh shared) error { return r.grant(tx, sh, subject, role, name) })
 }
 
 func (r *Replica) grant(tx *schema.Tx, sh shared, subject identity.Key, role identity.Role, name string) error {

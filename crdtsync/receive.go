@@ -34,8 +34,8 @@ type arrival struct {
 	encoded []byte
 	change  *gate.Change
 	hash    gate.Hash
-	batch   pathtree.Batch // empty when what it says does not count
-	unknown int            // entries of kinds that are not known here
+	batch   pathtree.Batch
+	unknown int // entries of kinds that are not known here
 }
 
 // Receive takes in changes of a bucket that the node from brought, in an order
@@ -60,7 +60,6 @@ func (r *Replica) Receive(uuid [16]byte, from identity.Key, envelopes [][]byte) 
 				err = fmt.Errorf("%w: a change of %s, whose role is %s", ErrRefused, from.Short(), m.Role(from))
 			} else {
 				r.log.Warn("a change of a node that may not write was passed on", "author", a.Author.String(), "by", from.Short())
-				a.batch = pathtree.Batch{}
 				res.Void++
 			}
 		}
@@ -164,6 +163,10 @@ func (r *Replica) importAll(tx *schema.Tx, uuid [16]byte, from identity.Key, in 
 	if err != nil {
 		return res, err
 	}
+	m, err := r.membership(tx, sh) // as of now: grants may have come meanwhile, see recount
+	if err != nil {
+		return res, err
+	}
 	var b pathtree.Batch
 	for _, a := range in {
 		known, err := storeArrival(tx, sh.bucket.ID, source, a)
@@ -175,6 +178,9 @@ func (r *Replica) importAll(tx *schema.Tx, uuid [16]byte, from identity.Key, in 
 			continue
 		}
 		res.New++
+		if !m.Accepts(a.Author, a.Stream, a.Seq) {
+			continue
+		}
 		b.Versions = append(b.Versions, a.batch.Versions...)
 		b.Records = append(b.Records, a.batch.Records...)
 	}
