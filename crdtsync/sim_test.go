@@ -57,6 +57,7 @@ type sim struct {
 	net    *simNet
 	nodes  []*simNode
 	bucket [16]byte
+	roles  bool // they change
 	serial int
 	began  time.Time
 	trace  []string
@@ -90,6 +91,7 @@ func simulate(t *testing.T, top string, seed uint64) {
 	uuid.SetRand(rand.NewChaCha8(key))
 	synctest.Test(t, func(t *testing.T) {
 		s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), root: root, net: newSimNet(seed), began: time.Now()}
+		s.roles = s.rng.IntN(3) == 0
 		s.setUp(3 + min(s.rng.IntN(5), s.rng.IntN(5)))
 		defer s.stop()
 		for range 15 + s.rng.IntN(60) {
@@ -136,6 +138,10 @@ func (s *sim) pause() {
 // fault has something go wrong, or be right again.
 func (s *sim) fault() {
 	n := s.nodes[s.rng.IntN(len(s.nodes))]
+	if s.roles && s.rng.IntN(4) == 0 {
+		s.grant(n)
+		return
+	}
 	switch s.rng.IntN(9) {
 	case 0, 1:
 		group := map[string]int{}
@@ -185,6 +191,30 @@ func (s *sim) join() {
 	s.nodes = append(s.nodes, n)
 }
 
+// grant has some admin give a node another role, or none.
+func (s *sim) grant(n *simNode) {
+	by := s.nodes[s.rng.IntN(len(s.nodes))]
+	if !by.up || by.role() < identity.Admin {
+		return
+	}
+	role := []identity.Role{identity.None, identity.ReadOnly, identity.ReadOnly, identity.ReadWrite, identity.Admin}[s.rng.IntN(5)]
+	err := by.Grant(s.bucket, n.Key(), role, n.name)
+	s.logf("%s makes %s %v: %v", by.name, n.name, role, err)
+}
+
+// grantAll has the owner make everybody a writer. Who was shut out joins anew.
+func (s *sim) grantAll() {
+	owner := s.nodes[0]
+	m, err := owner.Membership(s.bucket)
+	owner.must(err)
+	for _, n := range s.nodes[1:] {
+		if m.Role(n.Key()) < identity.ReadWrite || n.role() == identity.None {
+			s.logf("a makes %s a writer again, which was %v, for itself %v", n.name, m.Role(n.Key()), n.role())
+			n.admit(owner, identity.ReadWrite)
+		}
+	}
+}
+
 // heal makes the network whole and waits until all have the same.
 func (s *sim) heal() {
 	s.logf("all is well again")
@@ -196,7 +226,9 @@ func (s *sim) heal() {
 		n.skew.Store(0)
 		n.remember()
 	}
+	s.grantAll()
 	for wait := time.Second; !s.same(); wait = wait * 5 / 4 {
+		s.grantAll()
 		if wait > 20*time.Minute {
 			s.fatalf("the nodes did not come to have the same: %s", s.marks())
 		}
