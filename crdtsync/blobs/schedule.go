@@ -212,6 +212,9 @@ func (f *Fetcher) rescueLocked(p *peer, now, again time.Time, bulk bool) (*task,
 		if len(w.demands) == 0 || len(w.refused[p.Key()]) >= len(w.buckets) {
 			continue
 		}
+		if d := w.demands[0]; d.relayed && d.from == p.Key() {
+			continue
+		}
 		for _, c := range w.chunks {
 			if c.peer == nil || c.peer == p || c.again || !bulk && !c.urgent {
 				continue
@@ -237,9 +240,6 @@ func (f *Fetcher) rescueLocked(p *peer, now, again time.Time, bulk bool) (*task,
 	}
 	d := late.w.demands[0]
 	o := offer{late.w, d, blobstore.Range{First: missing[0].First, Count: late.r.End() - missing[0].First}}
-	if d.relayed && d.from == p.Key() {
-		return nil, again
-	}
 	t, a := f.addLocked(nil, o, p, now)
 	again = earlier(again, a)
 	if t != nil {
