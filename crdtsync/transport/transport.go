@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -84,8 +85,11 @@ func Listen(addr string, c Config) (*Endpoint, error) {
 		return nil, err
 	}
 	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true") // it would go to standard error
+	// The same at every start, so that others learn at once from a node that was
+	// killed and came back that their connections are gone.
+	reset := quic.StatelessResetKey(sha256.Sum256(append([]byte("alkfs stateless reset 1\x00"), c.Private.Seed()...)))
 	e := &Endpoint{
-		c: c, udp: udp, quic: &quic.Transport{Conn: udp}, cert: cert,
+		c: c, udp: udp, quic: &quic.Transport{Conn: udp, StatelessResetKey: &reset}, cert: cert,
 		in: make(chan *Conn), join: make(chan struct{}, maxJoins), conns: map[*Conn]struct{}{},
 	}
 	e.ln, err = e.quic.Listen(e.tls(nil), quicConfig())
