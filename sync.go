@@ -49,6 +49,7 @@ type SyncOptions struct {
 	Addr     string   // HOST:PORT to listen on, UDP; port 0 for any
 	Announce []string // HOST:PORT at which others find this node. Default: Addr, on every address of the machine if it names none
 	Links    int      // connections for content with each node, besides the one for changes. Default 4
+	NoMDNS   bool     // neither announce this node on the local network nor look for others there; never done on a loopback address
 	Worker   []string // command that calls RunDocumentWorker. Default: documents are kept in this process
 }
 
@@ -111,6 +112,9 @@ func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
 		defer close(y.done)
 		var wg sync.WaitGroup
 		wg.Go(func() { y.publishStatus(ctx) })
+		if !o.NoMDNS {
+			wg.Go(func() { y.engine.FindNearby(ctx, y.quic.Addr()) })
+		}
 		wg.Go(func() { y.contents.run(ctx, s) })
 		y.err = y.engine.Run(ctx)
 		stop()

@@ -2,7 +2,6 @@ package crdtsync
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"github.com/alkdev/alkfs/crdtsync/identity"
-	"github.com/alkdev/alkfs/schema"
 )
 
 // Link is a connection to another node, whose key it has proven to hold.
@@ -57,12 +55,14 @@ type Engine struct {
 	compare    signal                            // compare with everybody now
 	round      atomic.Uint64                     // of Reach
 	jitter     func(time.Duration) time.Duration // a random part of a time
+	moved      signal                            // where a node listens was heard
 
 	mu       sync.Mutex // guards what follows
 	sessions map[identity.Key]*live
 	problems map[identity.Key]problem
-	tried    map[identity.Key]uint64 // newest round in which a node was dialled, and is not connected
-	drained  uint32                  // generation of the database
+	tried    map[identity.Key]uint64   // newest round in which a node was dialled, and is not connected
+	nearby   map[identity.Key][]string // where a node was seen on the local network, the newest first
+	drained  uint32                    // generation of the database
 }
 
 // live is a session with its link.
@@ -98,6 +98,7 @@ func NewEngine(r *Replica, net Network, o Options) *Engine {
 	return &Engine{
 		Replica: r, o: o, net: net, jitter: rand.N[time.Duration],
 		sessions: map[identity.Key]*live{}, problems: map[identity.Key]problem{}, tried: map[identity.Key]uint64{},
+		nearby: map[identity.Key][]string{},
 	}
 }
 
@@ -279,9 +280,6 @@ func streamKind(s io.Reader) (byte, error) {
 	return kind[0], err
 }
 
-// dialTime bounds the attempt to reach one address.
-const dialTime = 5 * time.Second
-
 // atOnce is how far apart two nodes that dial each other at the same time may
 // have their links.
 const atOnce = 5 * time.Second
@@ -396,116 +394,22 @@ func (e *Engine) dialPeer(ctx context.Context, k identity.Key) {
 			}
 		}
 		now, round := e.compare.wait(), e.round.Load() // a Reach from here on is one more try
-		if e.Admits(k) && !e.now().Before(e.problem(k).until) && e.dialOnce(ctx, k) {
+		addrs := e.addrsOf(k)
+		if e.Admits(k) && !e.now().Before(e.problem(k).until) && e.dialOnce(ctx, k, addrs) {
 			continue
 		}
 		e.mu.Lock()
 		e.tried[k] = round
 		e.mu.Unlock()
 		e.progress.wake()
-		timer := time.NewTimer(backoff/2 + e.jitter(backoff))
-		select {
-		case <-now:
-		case <-timer.C:
+		switch e.rest(ctx, k, backoff/2+e.jitter(backoff), now, addrs) {
+		case restedEnough:
 			backoff = min(2*backoff, e.o.MaxBackoff)
-		case <-ctx.Done():
-			timer.Stop()
+		case hasMoved:
+			backoff = e.o.MinBackoff
+		}
+		if ctx.Err() != nil {
 			return
 		}
-		timer.Stop()
 	}
-}
-
-// dialOnce tries every address of k, and talks until that ends. It reports
-// whether there was a connection.
-func (e *Engine) dialOnce(ctx context.Context, k identity.Key) bool {
-	addrs, _, err := e.placesOf(k)
-	if err != nil {
-		return false
-	}
-	if len(addrs) == 0 {
-		e.setProblem(k, errNoPlace, time.Time{})
-	}
-	for _, a := range addrs {
-		dctx, cancel := context.WithTimeout(ctx, dialTime)
-		l, err := e.net.Dial(dctx, a, k)
-		cancel()
-		if err != nil {
-			if ctx.Err() == nil {
-				e.log.Debug("a node was not reached", "peer", k.Short(), "addr", a, "err", err)
-				e.setProblem(k, fmt.Errorf("%s: %w", a, err), time.Time{})
-			}
-			continue
-		}
-		start := e.now()
-		e.talk(ctx, l, a)
-		return e.now().Sub(start) > time.Second
-	}
-	return false
-}
-
-// heard keeps where the peer, and others it knows of, can be found.
-func (e *Engine) heard(k identity.Key, h *hello) {
-	if err := e.setPlaces(k, h.Addrs); err != nil {
-		e.log.Error("an address could not be kept", "err", err)
-	}
-	for _, o := range h.Others {
-		if have, _, err := e.placesOf(o.Key); err == nil && len(have) == 0 && o.Key != e.key && e.Admits(o.Key) {
-			e.setPlaces(o.Key, o.Addrs)
-		}
-	}
-	e.grantsNews.wake()
-}
-
-// places returns where this node listens, and where the members do that it has
-// in common with k.
-func (e *Engine) places(k identity.Key) (own []string, others []peerPlaces) {
-	keys, err := e.peers()
-	if err != nil {
-		return e.o.Addrs, nil
-	}
-	for _, o := range keys {
-		if o == k || len(others) == maxPlaces {
-			continue
-		}
-		if addrs, _, err := e.placesOf(o); err == nil && len(addrs) > 0 {
-			others = append(others, peerPlaces{o, addrs})
-		}
-	}
-	return e.o.Addrs, others
-}
-
-// setPlaces keeps the addresses of a node, which was just heard.
-func (r *Replica) setPlaces(k identity.Key, addrs []string) error {
-	if addrs == nil {
-		addrs = []string{}
-	}
-	b, err := json.Marshal(addrs)
-	if err != nil {
-		return err
-	}
-	return r.db.Write(func(tx *schema.Tx) error {
-		s := tx.Stmt(`INSERT INTO sync_peer (key, addrs, heard) VALUES (?, ?, ?)
-			ON CONFLICT DO UPDATE SET addrs = iif(excluded.addrs = '[]', addrs, excluded.addrs), heard = excluded.heard`)
-		s.BindBytes(1, k[:])
-		s.BindText(2, string(b))
-		s.BindInt64(3, r.now().UnixNano())
-		_, err := s.Step()
-		return err
-	})
-}
-
-// placesOf returns where a node was last found, and when it was last heard.
-func (r *Replica) placesOf(k identity.Key) (addrs []string, heard time.Time, err error) {
-	err = r.db.Read(func(tx *schema.Tx) error {
-		s := tx.Stmt(`SELECT addrs, heard FROM sync_peer WHERE key = ?`)
-		s.BindBytes(1, k[:])
-		ok, err := s.Step()
-		if err != nil || !ok {
-			return err
-		}
-		heard = time.Unix(0, s.ColumnInt64(1))
-		return json.Unmarshal([]byte(s.ColumnText(0)), &addrs)
-	})
-	return addrs, heard, err
 }

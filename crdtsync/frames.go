@@ -37,6 +37,7 @@ type hello struct {
 type peerPlaces struct {
 	Key   identity.Key `cbor:"1,keyasint"`
 	Addrs []string     `cbor:"2,keyasint"`
+	Heard int64        `cbor:"3,keyasint,omitempty"` // ns since 1970, when the sender or another last did
 }
 
 // grants are all that the sender has of a bucket.

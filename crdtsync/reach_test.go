@@ -58,3 +58,45 @@ func TestReach(t *testing.T) {
 		t.Errorf("c was reached over a link that is cut")
 	}
 }
+
+// TestFoundThroughAThird has a node that nobody can dial learn from another where
+// a third is now.
+func TestFoundThroughAThird(t *testing.T) {
+	n := newMemNet()
+	a, m, c := newStore(t, "a"), newStore(t, "m"), newStore(t, "c")
+	b := a.makeBucket("team")
+	m.admit(a, b, identity.ReadWrite)
+	c.admit(a, b, identity.ReadWrite)
+	a.setPlaces(m.Key(), []string{"m"})
+	a.setPlaces(c.Key(), []string{"c"})
+	c.setPlaces(m.Key(), []string{"m"})
+	rarely := Options{MarksEvery: time.Hour, MinBackoff: time.Hour, MaxBackoff: time.Hour}
+	hidden := rarely
+	hidden.Addrs = []string{}
+	start(t, n, m, rarely)
+	connected := func(e *running, s *store, want bool) {
+		t.Helper()
+		for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
+			e.mu.Lock()
+			is := e.sessions[s.Key()] != nil
+			e.mu.Unlock()
+			if is == want {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s connected with %s: %v", e.name, s.name, is)
+			}
+		}
+	}
+	ec := start(t, n, c, rarely)
+	ea := start(t, n, a, hidden)
+	connected(ea, c, true)
+	ec.stop()
+	connected(ea, c, false)
+	connected(ea, m, true)
+	c.name = "somewhere else"
+	start(t, n, c, rarely)
+	connected(ea, c, true)
+	a.write(b, "x", "1")
+	same(t, b, a, m, c)
+}

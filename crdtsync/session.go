@@ -30,8 +30,9 @@ type session struct {
 
 	mu      sync.Mutex // guards what follows
 	buckets map[[16]byte]*feed
-	addrs   []string   // where the peer listens, as it says
-	told    [][16]byte // buckets in the last hello
+	addrs   []string     // where the peer listens, as it says
+	told    [][16]byte   // buckets in the last hello
+	others  []peerPlaces // in the last hello
 	acks    signal
 }
 
@@ -86,10 +87,10 @@ func (s *session) hello() error {
 	if len(common) == 0 {
 		return fmt.Errorf("%s is no member of any bucket", s.peer.Short())
 	}
-	s.mu.Lock()
-	s.told = common
-	s.mu.Unlock()
 	own, others := s.e.places(s.peer)
+	s.mu.Lock()
+	s.told, s.others = common, others
+	s.mu.Unlock()
 	return s.write(&message{Hello: &hello{Version: protocolVersion, Buckets: common, Addrs: own, Others: others}})
 }
 
@@ -400,9 +401,10 @@ func (s *session) announce(ctx context.Context) error {
 		if len(common) == 0 {
 			return errRevoked
 		}
+		_, others := s.e.places(s.peer)
 		s.mu.Lock()
 		feeds := maps.Clone(s.buckets)
-		news := !slices.Equal(s.told, common)
+		news := !slices.Equal(s.told, common) || !samePlaces(s.others, others)
 		s.mu.Unlock()
 		for b, f := range feeds {
 			if err := s.sendGrants(b, f); err != nil {

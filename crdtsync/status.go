@@ -24,7 +24,7 @@ type MemberStatus struct {
 	Name      string
 	Role      identity.Role
 	Addrs     []string  // where it was last found
-	Heard     time.Time // when it was last connected; zero: never
+	Heard     time.Time // when it was last connected, here or to a member that told; zero: never
 	Connected bool
 	Since     time.Time // of the connection
 	Behind    int64     // changes that it has not acknowledged; of use while connected

@@ -223,7 +223,9 @@ type running struct {
 
 func start(t *testing.T, n *memNet, s *store, o Options) *running {
 	t.Helper()
-	o.Addrs = []string{s.name}
+	if o.Addrs == nil {
+		o.Addrs = []string{s.name}
+	}
 	if o.MarksEvery == 0 {
 		o.MarksEvery = 200 * time.Millisecond
 	}

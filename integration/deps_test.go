@@ -42,6 +42,8 @@ var only = map[string][]string{
 	"database/sql":                   {},
 	"github.com/quic-go/quic-go":     {"crdtsync"},
 	"github.com/automerge":           {"crdtsync"},
+	"github.com/hashicorp/mdns":      {"crdtsync"},
+	"github.com/miekg/dns":           {"crdtsync"},
 	"github.com/hanwen/go-fuse/v2":   {"fusefs"},
 	"github.com/pkg/sftp":            {"sftpsrv"},
 	"golang.org/x/crypto/ssh":        {"sftpsrv"},

@@ -95,6 +95,13 @@ func three(t testing.TB) (o told, a, b, c *machine) {
 	return told{}, a, b, c
 }
 
+// shows reports whether a machine shows a file of a size; others see it empty
+// between create and close.
+func (m *machine) shows(name string, size int) bool {
+	st, err := os.Stat(m.path(name))
+	return err == nil && st.Size() == int64(size)
+}
+
 // changes returns how many changes a machine has of the bucket.
 func (m *machine) changes(t testing.TB) (n int) {
 	t.Helper()
@@ -153,11 +160,7 @@ func TestMachinesKilledWhileBytesAreFetched(t *testing.T) {
 	big := make([]byte, 24<<20)
 	rand.Read(big)
 	o.write(t, a, "big", string(big))
-	whole := func(m *machine) bool { // it is known there as it was closed, not as it was created
-		fi, err := os.Stat(m.path("big"))
-		return err == nil && fi.Size() == int64(len(big))
-	}
-	eventually(t, "the name on b and c", func() bool { return whole(b) && whole(c) })
+	eventually(t, "the name on b and c", func() bool { return b.shows("big", len(big)) && c.shows("big", len(big)) })
 	a.throttle(t, 64_000)
 	begin := func(m *machine) (ended chan error) { // returns when some of it has come
 		t.Helper()
@@ -251,11 +254,9 @@ func TestMachineStalls(t *testing.T) {
 	o.write(t, a, "at first", "on all")
 	big := bytes.Repeat([]byte("from c alone "), 1<<20)
 	o.write(t, c, "of c", string(big))
-	whole := func(m *machine) bool {
-		st, err := os.Stat(m.path("of c"))
-		return err == nil && st.Size() == int64(len(big))
-	}
-	eventually(t, "the names on a and b", func() bool { return exists(b.path("at first")) && whole(a) && whole(b) })
+	eventually(t, "the names on a and b", func() bool {
+		return exists(b.path("at first")) && a.shows("of c", len(big)) && b.shows("of c", len(big))
+	})
 
 	must(t, c.cmd.Process.Signal(syscall.SIGSTOP))
 	ended := make(chan error, 1)
@@ -294,4 +295,30 @@ func TestMachineStalls(t *testing.T) {
 	eventually(t, "the files of a on b", func() bool { return exists(b.path("while c is cut off", "from "+a.ip, "5", "19")) })
 	c.plug(t)
 	o.converged(t, a, b, c) // by itself
+}
+
+// Machines that know no address of each other find each other on the local
+// network, also when one has moved; what they announce there tells a stranger
+// nothing, and with --mdns=false there is nothing.
+func TestMachinesFindEachOther(t *testing.T) {
+	w := newNetwork(t)
+	a, b := w.machine(t), w.machine(t)
+	a.serve(t)
+	b.join(t, a.ticket(t, "rw"))
+	a.stop(t)
+	b.stop(t)
+	a.move(t, "10.77.0.11") // where neither knows the other to be
+	b.move(t, "10.77.0.12")
+	connected := func() bool { return strings.Contains(b.alkfs(t, "sync", "status"), " connected") }
+	a.serve(t)
+	b.serve(t, "--mdns=false")
+	if r := b.try(t, "sync", "now", "work", "--timeout", "3s"); r.code == 0 || connected() {
+		t.Errorf("b was not to look for a, and has found it: %+v", r)
+	}
+	b.stop(t)
+	b.serve(t)
+	eventually(t, "a and b to find each other", connected)
+	o := told{}
+	o.write(t, a, "file", "content")
+	o.converged(t, a, b)
 }

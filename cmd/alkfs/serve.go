@@ -23,6 +23,7 @@ type serveFlags struct {
 	sync     string
 	announce []string
 	links    int
+	mdns     bool
 	mounts   []string
 	stop     time.Duration
 	ssh      alkfs.SSHOptions
@@ -44,6 +45,7 @@ diff, merge, log, ls and df within the grants. There is no shell.
 At the first start a host key is made, and whoever starts it may do everything
 with their own keys (~/.ssh/*.pub and authorized_keys).`,
 		Example: `  alkfs serve
+  alkfs serve --sync :4747 --mdns=false
   alkfs serve --sftp :2022 --mount work=/srv/work --mount /experiment=./try`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -57,6 +59,7 @@ with their own keys (~/.ssh/*.pub and authorized_keys).`,
 	flags.StringVar(&f.sync, "sync", "", "address (UDP) to keep shared buckets the same as other machines on, such as :4747; see alkfs share")
 	flags.IntVar(&f.links, "sync-connections", 0, "connections to each other machine for the bytes of files, at most 16 (default 4)")
 	flags.StringArrayVar(&f.announce, "announce", nil, "HOST:PORT at which other machines find this one, any number of times (default: the addresses of --sync)")
+	flags.BoolVar(&f.mdns, "mdns", true, "find other members, and be found, on the local network by multicast DNS; strangers learn no names; never on a loopback address")
 	flags.StringVar(&f.http, "http", "", "address to answer /metrics (for Prometheus) and /healthz on; anybody who reaches it may read them")
 	flags.StringArrayVar(&f.mounts, "mount", nil, "SPEC=DIR to mount, any number of times")
 	flags.DurationVar(&f.stop, "stop-timeout", 30*time.Second, "how long stopping may take")
@@ -157,7 +160,10 @@ func (r *service) startSync() error {
 	if err != nil {
 		return err
 	}
-	r.sync, err = r.s.StartSync(alkfs.SyncOptions{Addr: r.flags.sync, Announce: r.flags.announce, Links: r.flags.links, Worker: []string{self, workerCommand}})
+	r.sync, err = r.s.StartSync(alkfs.SyncOptions{
+		Addr: r.flags.sync, Announce: r.flags.announce, Links: r.flags.links, NoMDNS: !r.flags.mdns,
+		Worker: []string{self, workerCommand},
+	})
 	if err != nil {
 		return withHint(err, "another address is named with --sync HOST:PORT")
 	}
