@@ -92,9 +92,13 @@ func simulate(t *testing.T, top string, seed uint64) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), root: root, net: newSimNet(seed), began: time.Now()}
 		s.roles = s.rng.IntN(3) == 0
-		s.setUp(3 + min(s.rng.IntN(5), s.rng.IntN(5)))
+		nodes := 3
+		if s.rng.IntN(3) == 0 {
+			nodes += 1 + s.rng.IntN(4)
+		}
+		s.setUp(nodes)
 		defer s.stop()
-		for range 15 + s.rng.IntN(60) {
+		for range 10 + s.rng.IntN(40) {
 			s.pause()
 			if s.rng.IntN(6) == 0 {
 				s.fault()

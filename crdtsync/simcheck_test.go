@@ -138,11 +138,14 @@ func (n *simNode) shown() (lines []string) {
 	return lines
 }
 
-// walk adds a line for each name below dir. A directory that comes twice, or
-// below itself, is no tree.
+// walk adds a line for each name below dir. A head in which a directory comes
+// twice, or below itself, is no tree.
 func (n *simNode) walk(tx *schema.Tx, v *pathtree.View, dir pathtree.Ino, at string, seen map[pathtree.Ino]bool, live bool, lines *[]string) error {
+	if seen[dir] && v.ReadOnly() {
+		return nil // the past is shown as it was written: only heads are repaired
+	}
 	if seen[dir] {
-		n.s.fatalf("%s: directory %d is at %s and elsewhere", n.name, dir, at)
+		n.s.fatalf("%s: directory %d is at %s and elsewhere, on branch %s at %d, live %v", n.name, dir, at, v.Branch().Name, v.At(), live)
 	}
 	seen[dir] = true
 	es, ins, err := v.ReadDirPlus(tx, dir, "", 0)
