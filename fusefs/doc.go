@@ -14,7 +14,15 @@
 // the kernel waits for requests that are being answered. A LOOKUP answered from
 // before an event is never cached after it: the kernel holds the directory's
 // lock during a LOOKUP and while it drops a name, and an answer during which an
-// event was heard of is sent with no time to live.
+// event was heard of is sent with no time to live. The attributes in an answer
+// that is still on its way when the event is heard of are dropped a second later
+// (repeat).
+//
+// # Requests
+//
+// go-fuse mounts, speaks the protocol and tells the kernel of changes. Requests
+// are read by loop instead of its own readers, which cost more than the answers
+// do. Where loop does not find the descriptor they do it.
 //
 // A node keeps the inode last read or written. It is stored inside the database
 // transaction that read or made it, which orders it against all others. An open
