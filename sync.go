@@ -49,6 +49,7 @@ type SyncOptions struct {
 	Addr     string   // HOST:PORT to listen on, UDP; port 0 for any
 	Announce []string // HOST:PORT at which others find this node. Default: Addr, on every address of the machine if it names none
 	Links    int      // connections for content with each node, besides the one for changes. Default 4
+	Up, Down int64    // at most so many bytes a second to and from all others together; 0: no bound. Not below 128 KiB/s
 	NoMDNS   bool     // neither announce this node on the local network nor look for others there; never done on a loopback address
 	Worker   []string // command that calls RunDocumentWorker. Default: documents are kept in this process
 }
@@ -81,6 +82,10 @@ func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
 	if err := s.everything(); err != nil {
 		return nil, err
 	}
+	limits := crdtsync.Limits{Up: o.Up, Down: o.Down}
+	if err := limits.Check(); err != nil {
+		return nil, err
+	}
 	y = &Syncer{s: s, done: make(chan struct{}), worker: &worker.Local{}}
 	if y.lock, err = lockFile(filepath.Join(s.dir, syncLockFile)); err != nil {
 		return nil, err
@@ -98,8 +103,8 @@ func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
 	if y.addrs = o.Announce; len(y.addrs) == 0 {
 		y.addrs = announced(y.quic.Addr())
 	}
-	y.contents = s.newContents(r)
-	y.engine = crdtsync.NewEngine(r, y.quic, crdtsync.Options{
+	y.contents = s.newContents(r, limits.Stall())
+	y.engine = crdtsync.NewEngine(r, crdtsync.Limit(y.quic, limits), crdtsync.Options{
 		Addrs: y.addrs, BulkLinks: o.Links,
 		Joined: func(n *crdtsync.Node) { y.contents.fetcher.AddPeer(n) },
 		Left:   y.contents.fetcher.RemovePeer,

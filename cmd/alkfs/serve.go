@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,6 +24,7 @@ type serveFlags struct {
 	sync     string
 	announce []string
 	links    int
+	up, down string
 	mdns     bool
 	mounts   []string
 	stop     time.Duration
@@ -46,6 +48,7 @@ At the first start a host key is made, and whoever starts it may do everything
 with their own keys (~/.ssh/*.pub and authorized_keys).`,
 		Example: `  alkfs serve
   alkfs serve --sync :4747 --mdns=false
+  alkfs serve --sync :4747 --sync-limit-up 5M
   alkfs serve --sftp :2022 --mount work=/srv/work --mount /experiment=./try`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -58,6 +61,8 @@ with their own keys (~/.ssh/*.pub and authorized_keys).`,
 	flags.StringVar(&f.sftp, "sftp", "127.0.0.1:2022", `address to serve SSH on; "" for mounts alone`)
 	flags.StringVar(&f.sync, "sync", "", "address (UDP) to keep shared buckets the same as other machines on, such as :4747; see alkfs share")
 	flags.IntVar(&f.links, "sync-connections", 0, "connections to each other machine for the bytes of files, at most 16 (default 4)")
+	flags.StringVar(&f.up, "sync-limit-up", "none", `bytes a second to all other machines together, changes and content ("512K", "10M")`)
+	flags.StringVar(&f.down, "sync-limit-down", "none", "the same, from them")
 	flags.StringArrayVar(&f.announce, "announce", nil, "HOST:PORT at which other machines find this one, any number of times (default: the addresses of --sync)")
 	flags.BoolVar(&f.mdns, "mdns", true, "find other members, and be found, on the local network by multicast DNS; strangers learn no names; never on a loopback address")
 	flags.StringVar(&f.http, "http", "", "address to answer /metrics (for Prometheus) and /healthz on; anybody who reaches it may read them")
@@ -151,6 +156,15 @@ func (r *service) start(ctx context.Context) error {
 	return r.answerHTTP()
 }
 
+// parseRate parses the bytes a second of a flag; none: 0.
+func parseRate(flag, text string) (int64, error) {
+	n, err := parseQuota(text)
+	if err != nil {
+		return 0, usagef("%s %s: bytes a second such as 512K or 10M, or none", flag, quote(text))
+	}
+	return n, nil
+}
+
 // startSync begins to keep shared buckets the same as those of other machines.
 func (r *service) startSync() error {
 	if r.flags.sync == "" {
@@ -160,12 +174,24 @@ func (r *service) startSync() error {
 	if err != nil {
 		return err
 	}
+	up, err := parseRate("--sync-limit-up", r.flags.up)
+	if err != nil {
+		return err
+	}
+	down, err := parseRate("--sync-limit-down", r.flags.down)
+	if err != nil {
+		return err
+	}
 	r.sync, err = r.s.StartSync(alkfs.SyncOptions{
 		Addr: r.flags.sync, Announce: r.flags.announce, Links: r.flags.links, NoMDNS: !r.flags.mdns,
+		Up: up, Down: down,
 		Worker: []string{self, workerCommand},
 	})
-	if err != nil {
+	if errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EADDRNOTAVAIL) {
 		return withHint(err, "another address is named with --sync HOST:PORT")
+	}
+	if err != nil {
+		return err
 	}
 	go func() {
 		<-r.sync.Done()

@@ -314,6 +314,6 @@ func quicConfig() *quic.Config {
 		HandshakeIdleTimeout: 10 * time.Second, MaxIdleTimeout: 30 * time.Second, KeepAlivePeriod: 10 * time.Second,
 		MaxIncomingStreams: 256, MaxIncomingUniStreams: -1,
 		InitialStreamReceiveWindow: 1 << 20, MaxStreamReceiveWindow: 8 << 20,
-		InitialConnectionReceiveWindow: 2 << 20, MaxConnectionReceiveWindow: 32 << 20,
+		InitialConnectionReceiveWindow: 16 << 20, MaxConnectionReceiveWindow: 32 << 20, // content that is read slowly must not keep back changes
 	}
 }
