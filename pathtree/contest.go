@@ -200,6 +200,11 @@ func (m *importer) contestsOf() error {
 			}
 		}
 	}
+	for at := range m.links { // whether a file was deleted is decided by its names
+		if err := m.ifContested(thingAt{at.branch, thing{kind: InodeVersion, ino: at.ino}}); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

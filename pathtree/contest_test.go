@@ -481,3 +481,29 @@ func TestConflictsOfOneBatch(t *testing.T) {
 	wantEqual(t, a, b, c)
 	onlyConflict(t, AttributeConflict, "d", a, b, c)
 }
+
+// Whether content was lost with its file is decided anew when a name of the
+// file comes or goes later than what is known of the file itself.
+func TestDeletionHeardOfLast(t *testing.T) {
+	all := newReplicas(t, 3)
+	a, b, c := all[0], all[1], all[2]
+	a.make(a.main, "f")
+	meet(all...)
+	a.age()
+	b.setContent(b.main, "f", "edited")
+	a.unlink(a.main, "f")
+	c.take(b.export())
+	var names, files Batch
+	for _, v := range a.export().Versions {
+		if v.Kind == DentryVersion {
+			names.Versions = append(names.Versions, v)
+		} else {
+			files.Versions = append(files.Versions, v)
+		}
+	}
+	c.take(files)
+	c.take(names)
+	meet(all...)
+	wantEqual(t, all...)
+	onlyConflict(t, DeleteConflict, "", all...)
+}
