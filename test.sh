@@ -109,11 +109,11 @@ go test -race "${tags[@]}" -timeout 40m $packages 2>&1 | tee "$top/packages.log"
 # Many histories of nodes on a bad network, without -race, with which
 # they take thirty times as long; two at a time.
 begin "go test (simulation)"
-histories=250
+histories=500
 [ "$mode" = nightly ] && histories=20000
 for half in 0 1; do
 	go test "${tags[@]}" -timeout 150m -run '^TestSimulation$' ./crdtsync -sim.runs=$histories \
-		$([ "$mode" = nightly ] || echo -sim.from=$((501 + half * histories))) >"$top/simulation.$half.log" 2>&1 &
+		$([ "$mode" = nightly ] || echo -sim.from=$((1 + half * histories))) >"$top/simulation.$half.log" 2>&1 &
 	sims[half]=$!
 done
 for half in 0 1; do
