@@ -32,6 +32,7 @@ type loop struct {
 	// moves it on from there reads next: that goroutine, or one that watch starts.
 	turn     atomic.Uint64
 	watching atomic.Bool
+	gone     atomic.Bool // the mount is
 	workers  sync.WaitGroup
 
 	// crowded counts down the reads that are answered beside the reading, since
@@ -146,6 +147,7 @@ func (l *loop) work() {
 	for {
 		n, ok := l.read(b.in)
 		if !ok {
+			l.gone.Store(true)
 			l.interruptAll()
 			return
 		}
@@ -233,6 +235,9 @@ func (l *loop) watch() {
 	const patience = 100 // ticks
 	last, same := uint64(0), 0
 	for range tick.C {
+		if l.gone.Load() {
+			return
+		}
 		now := l.turn.Load()
 		if now != last {
 			last, same = now, 0
