@@ -136,8 +136,7 @@ func TestHeadsAreBounded(t *testing.T) {
 	w := newWorld(t)
 	w.make(w.main, "d/")
 	w.make(w.main, "d/f")
-	w.tree.heads.most = 1
-	defer func() { w.tree.heads.most = headsMost }()
+	w.read(func(*schema.Tx) error { w.tree.heads.most = 1; return nil }) // with the database locked, as it is read
 	for i := range 4 {
 		w.make(w.main, fmt.Sprintf("d/%d", i))
 		if err := w.db.Commit(); err != nil {
@@ -145,8 +144,11 @@ func TestHeadsAreBounded(t *testing.T) {
 		}
 		w.read(func(tx *schema.Tx) error { return checkHeads(tx, w.tree) })
 	}
-	if n := len(w.tree.heads.dentries); n > 8 {
-		t.Errorf("%d dentries kept", n)
-	}
+	w.read(func(*schema.Tx) error {
+		if n := len(w.tree.heads.dentries); n > 8 {
+			t.Errorf("%d dentries kept", n)
+		}
+		return nil
+	})
 	w.wantList(w.main, w.list(w.view(MainBranch, 0)))
 }
