@@ -3,6 +3,7 @@ package alkfs
 import (
 	"errors"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/alkdev/alkfs/crdtsync/blobs"
@@ -34,16 +35,11 @@ func (s *Store) SetEager(where Spec, eager bool) error {
 	if where.Path != "" || where.At != "" {
 		return errors.New("a policy is that of a bucket or branch: for less, use pin")
 	}
-	return s.write(func(tx *schema.Tx) error {
-		k, err := s.keep(tx, where)
-		switch {
-		case err != nil:
-			return err
-		case eager:
-			return blobs.AddKeep(tx, k)
-		}
-		return blobs.RemoveKeep(tx, k)
-	})
+	change := blobs.RemoveKeep
+	if eager {
+		change = blobs.AddKeep
+	}
+	return s.changeKeep(where, false, change)
 }
 
 // ErrNotPinned says that there is no pin to remove.
@@ -61,36 +57,32 @@ func (s *Store) Pin(spec Spec) error {
 	if name := strings.Trim(spec.Path, "/"); name != "" && !v.has(name) {
 		return pathError("pin", name, fs.ErrNotExist)
 	}
-	spec = spec.withDefaults()
-	return s.write(func(tx *schema.Tx) error {
-		k, err := s.keep(tx, spec)
-		if err != nil {
-			return err
-		}
-		k.Pinned = true
-		return blobs.AddKeep(tx, k)
-	})
+	return s.changeKeep(spec.withDefaults(), true, blobs.AddKeep)
 }
 
 // Unpin ends a Pin of exactly this path. What was fetched stays.
 func (s *Store) Unpin(spec Spec) error {
-	spec = spec.withDefaults()
+	return s.changeKeep(spec.withDefaults(), true, func(tx *schema.Tx, k blobs.Keep) error {
+		all, err := blobs.Keeps(tx)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(all, k) {
+			return pathError("unpin", spec.Path, ErrNotPinned)
+		}
+		return blobs.RemoveKeep(tx, k)
+	})
+}
+
+// changeKeep has change make or end the rule that spec names.
+func (s *Store) changeKeep(spec Spec, pinned bool, change func(*schema.Tx, blobs.Keep) error) error {
 	return s.write(func(tx *schema.Tx) error {
 		k, err := s.keep(tx, spec)
 		if err != nil {
 			return err
 		}
-		k.Pinned = true
-		all, err := blobs.Keeps(tx)
-		if err != nil {
-			return err
-		}
-		for _, o := range all {
-			if o == k {
-				return blobs.RemoveKeep(tx, k)
-			}
-		}
-		return pathError("unpin", spec.Path, ErrNotPinned)
+		k.Pinned = pinned
+		return change(tx, k)
 	})
 }
 
@@ -142,10 +134,7 @@ func (s *Store) Fetching() (f Fetching, err error) {
 		return err
 	})
 	if err == nil {
-		f.Free, err = blobs.FreeBytes(s.dir)
-	}
-	if err == nil {
-		f.Reserve, err = blobs.Reserve(s.dir)
+		f.Free, f.Reserve, err = blobs.Room(s.dir)
 	}
 	return f, err
 }

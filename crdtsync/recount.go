@@ -59,10 +59,9 @@ func newlyCounted(tx *schema.Tx, bucket int64, before, now *identity.Membership)
 	}
 	s := tx.Stmt(`SELECT node.key, stream, seq, envelope FROM sync_change JOIN node ON node.id = author WHERE +bucket = ? ORDER BY arrived`)
 	s.BindInt64(1, bucket)
-	for {
-		ok, err := s.Step()
-		if err != nil || !ok {
-			return envelopes, err
+	for err := range schema.Rows(s) {
+		if err != nil {
+			return nil, err
 		}
 		m := Mark{Seq: uint64(s.ColumnInt64(2))}
 		s.ColumnBytes(0, m.Author[:])
@@ -74,4 +73,5 @@ func newlyCounted(tx *schema.Tx, bucket int64, before, now *identity.Membership)
 		s.ColumnBytes(3, e)
 		envelopes = append(envelopes, e)
 	}
+	return envelopes, nil
 }

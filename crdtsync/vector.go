@@ -34,16 +34,16 @@ func (r *Replica) Marks(uuid [16]byte) (marks []Mark, err error) {
 func readMarks(tx *schema.Tx, bucket int64) (marks []Mark, err error) {
 	s := tx.Stmt(`SELECT node.key, stream, seq FROM sync_stream JOIN node ON node.id = author WHERE bucket = ?`)
 	s.BindInt64(1, bucket)
-	for {
-		ok, err := s.Step()
-		if err != nil || !ok {
-			return marks, err
+	for err := range schema.Rows(s) {
+		if err != nil {
+			return nil, err
 		}
 		m := Mark{Seq: uint64(s.ColumnInt64(2))}
 		s.ColumnBytes(0, m.Author[:])
 		s.ColumnBytes(1, m.Stream[:])
 		marks = append(marks, m)
 	}
+	return marks, nil
 }
 
 // Missing returns, in the order in which they came here, the numbers (arrived)

@@ -7,10 +7,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/alkdev/alkfs/latency"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 	"github.com/alkdev/alkfs/writesession"
@@ -41,8 +41,7 @@ type fileSystem struct {
 
 	// epoch counts the changes made elsewhere that were heard of. An answer
 	// computed before one of them must not be cached by the kernel after it.
-	epoch   atomic.Uint64
-	started time.Time
+	epoch atomic.Uint64
 
 	vols struct {
 		sync.Mutex
@@ -66,7 +65,6 @@ func newFileSystem(c Config, o Options) *fileSystem {
 		log:           c.Logger,
 		opts:          o,
 		origin:        rand.Int64N(1<<62) + 1,
-		started:       time.Now(),
 		ctx:           context.Background(),
 	}
 	fs.vols.open = make(map[int64]*volume)
@@ -209,7 +207,7 @@ func splitTime(ns int64) (sec uint64, nsec uint32) {
 func (fs *fileSystem) fillEntry(n *node, in *pathtree.Inode, epoch uint64, out *fuse.EntryOut) {
 	out.NodeId = n.id
 	fs.fillAttr(n.vol, in, &out.Attr)
-	n.answered.Store(fs.clock())
+	n.answered.Store(int64(latency.Now()))
 	fs.setValid(epoch, out)
 }
 
@@ -219,6 +217,3 @@ func (fs *fileSystem) setValid(epoch uint64, out *fuse.EntryOut) {
 		out.EntryValid, out.AttrValid = cacheSeconds, cacheSeconds
 	}
 }
-
-// clock returns the time since the mount, which does not jump.
-func (fs *fileSystem) clock() int64 { return int64(time.Since(fs.started)) }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/alkdev/alkfs/latency"
 	"github.com/alkdev/alkfs/notify"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
@@ -18,13 +19,13 @@ import (
 const eventBatch = 256
 
 // settle is how long an answer may take from here to the kernel.
-const settle = time.Second
+const settle = latency.Moment(time.Second)
 
 // repeat is an event to go through a second time. The kernel cannot drop the
 // attributes of an inode that an answer, computed before the event, is only
 // bringing it. (Names are safe: it waits for lookups before it drops one.)
 type repeat struct {
-	at    int64         // by clock
+	at    latency.Moment
 	event *notify.Event // nil: drop everything
 }
 
@@ -39,7 +40,7 @@ func (fs *fileSystem) follow(ctx context.Context, after int64) {
 		switch {
 		case errors.Is(err, notify.ErrFellBehind) || fs.lost.Swap(false):
 			fs.dropAll()
-			again = []repeat{{at: fs.clock() + int64(settle)}}
+			again = []repeat{{at: latency.Now() + settle}}
 		case err != nil:
 			fs.log.Error("changes made elsewhere cannot be followed", keyError, err)
 			sleep(ctx, time.Second)
@@ -48,10 +49,10 @@ func (fs *fileSystem) follow(ctx context.Context, after int64) {
 		after = last
 		for i := range events {
 			if e := &events[i]; fs.event(e) {
-				again = append(again, repeat{fs.clock() + int64(settle), e})
+				again = append(again, repeat{latency.Now() + settle, e})
 			}
 		}
-		for len(again) > 0 && again[0].at <= fs.clock() {
+		for len(again) > 0 && again[0].at <= latency.Now() {
 			if e := again[0].event; e != nil {
 				fs.event(e)
 			} else {
@@ -70,7 +71,7 @@ func (fs *fileSystem) follow(ctx context.Context, after int64) {
 func (fs *fileSystem) wait(ctx context.Context, gen uint32, again []repeat) {
 	if len(again) > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(again[0].at-fs.clock()))
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(again[0].at-latency.Now()))
 		defer cancel()
 	}
 	_, _ = fs.db.Wait(ctx, gen) // its only error is that ctx has ended
@@ -146,7 +147,7 @@ func (fs *fileSystem) event(e *notify.Event) (late bool) {
 
 // answering reports whether an inode that e is about was looked up just now.
 func (fs *fileSystem) answering(vol *volume, e *notify.Event) bool {
-	since := fs.clock() - int64(settle)
+	since := int64(latency.Now() - settle)
 	for _, ino := range [...]uint64{e.Ino, e.Parent, uint64(e.Ref)} {
 		n := fs.nodes.find(nodeKey{vol.branch, pathtree.Ino(ino)})
 		if n != nil && n.answered.Load() > since {

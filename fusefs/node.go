@@ -45,7 +45,7 @@ type node struct {
 	// comes before all other locks.
 	releasing sync.Mutex
 
-	// answered is when, by fileSystem.clock, a lookup was last answered with
+	// answered is when, by latency.Now, a lookup was last answered with
 	// this inode. The answer may still be on its way.
 	answered atomic.Int64
 

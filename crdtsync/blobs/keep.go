@@ -107,7 +107,7 @@ func (p place) next() place { return place{p.created, p.id + 1} }
 type span struct{ lo, hi place }
 
 // NewKeeper returns a Keeper that leaves reserve bytes of the disk free; 0: those of
-// Reserve.
+// Room.
 func NewKeeper(db *schema.DB, tree *pathtree.Tree, reserve int64, log *slog.Logger) *Keeper {
 	return &Keeper{db: db, tree: tree, reserve: reserve, log: log}
 }
@@ -197,13 +197,10 @@ func (k *Keeper) want(tx *schema.Tx, wants []want) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	reserve := k.reserve
-	if reserve == 0 {
-		if reserve, err = Reserve(k.db.Dir()); err != nil {
-			return 0, err
-		}
+	free, reserve, err := Room(k.db.Dir())
+	if k.reserve != 0 {
+		reserve = k.reserve
 	}
-	free, err := FreeBytes(k.db.Dir())
 	for err == nil && n < len(wants) && free-wanted-wants[n].Size >= reserve {
 		wanted += wants[n].Size
 		err = Want(tx, wants[n].Content, wants[n].prio)
@@ -380,21 +377,12 @@ func wantRoom(tx *schema.Tx) (int, error) {
 	return keepAhead - q.ColumnInt(0), err
 }
 
-// Reserve returns how many bytes of the disk under dir are kept free by default: 5 %
-// of it, at most 10 GiB.
-func Reserve(dir string) (int64, error) {
+// Room returns how many bytes of the disk under dir may be filled, and how many of
+// them are kept free by default: 5 % of the disk, at most 10 GiB.
+func Room(dir string) (free, reserve int64, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return min(int64(st.Blocks)*st.Bsize/20, 10<<30), nil
-}
-
-// FreeBytes returns how much of the disk under dir may be filled.
-func FreeBytes(dir string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, err
-	}
-	return int64(st.Bavail) * st.Bsize, nil
+	return int64(st.Bavail) * st.Bsize, min(int64(st.Blocks)*st.Bsize/20, 10<<30), nil
 }
