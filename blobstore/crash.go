@@ -158,8 +158,7 @@ func (s *Store) quarantine(h Hash, created int64) error {
 		if err != nil || !found {
 			return err
 		}
-		data = make([]byte, q.ColumnLen(0))
-		q.ColumnBytes(0, data)
+		data = schema.Bytes(q, 0)
 		return nil
 	})
 	if err != nil {

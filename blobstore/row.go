@@ -95,8 +95,7 @@ func (s *Store) Inline(tx *schema.Tx, h Hash) ([]byte, bool, error) {
 	if q.ColumnType(0) == sqlite.TypeNull {
 		return nil, false, nil
 	}
-	p := make([]byte, q.ColumnLen(0))
-	q.ColumnBytes(0, p)
+	p := schema.Bytes(q, 0)
 	if Sum(p) != h {
 		s.found(h, "its row holds other bytes")
 		return nil, false, damaged(h, "its row holds other bytes")

@@ -118,8 +118,7 @@ func readOut(tx *schema.Tx, sh shared) ([]*pending, error) {
 		}
 		o := row{id: s.ColumnInt64(0), doc: identity.Document{Bucket: sh.bucket.UUID, Dir: uint64(s.ColumnInt64(2))}}
 		s.ColumnBytes(1, o.doc.Branch[:])
-		o.entry = gate.Entry{Key: s.ColumnText(3), Value: make([]byte, s.ColumnLen(4))}
-		s.ColumnBytes(4, o.entry.Value)
+		o.entry = gate.Entry{Key: s.ColumnText(3), Value: schema.Bytes(s, 4)}
 		size += len(o.entry.Value)
 		rows = append(rows, o)
 	}

@@ -75,8 +75,7 @@ func readGrants(tx *schema.Tx, bucket int64) (all [][]byte, err error) {
 		if err != nil || !ok {
 			return all, err
 		}
-		b := make([]byte, s.ColumnLen(0))
-		s.ColumnBytes(0, b)
+		b := schema.Bytes(s, 0)
 		all = append(all, b)
 	}
 }

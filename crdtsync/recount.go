@@ -69,8 +69,7 @@ func newlyCounted(tx *schema.Tx, bucket int64, before, now *identity.Membership)
 		if before.Accepts(m.Author, m.Stream, m.Seq) || !now.Accepts(m.Author, m.Stream, m.Seq) {
 			continue
 		}
-		e := make([]byte, s.ColumnLen(3))
-		s.ColumnBytes(3, e)
+		e := schema.Bytes(s, 3)
 		envelopes = append(envelopes, e)
 	}
 	return envelopes, nil

@@ -55,8 +55,7 @@ func findDoc(tx *schema.Tx, bucket int64, d identity.Document, newest bool) (r d
 	}
 	r = doc{id: s.ColumnInt64(0), name: d, bad: s.ColumnInt64(3) != 0}
 	r.name.Gen = uint32(s.ColumnInt64(1))
-	b := make([]byte, s.ColumnLen(2))
-	s.ColumnBytes(2, b)
+	b := schema.Bytes(s, 2)
 	for h := range slices.Chunk(b, len(gate.Hash{})) {
 		r.heads = append(r.heads, gate.Hash(h))
 	}
@@ -187,8 +186,7 @@ func history(tx *schema.Tx, d, upto int64) (raws [][]byte, err error) {
 		if err != nil || !ok {
 			return raws, err
 		}
-		b := make([]byte, s.ColumnLen(0))
-		s.ColumnBytes(0, b)
+		b := schema.Bytes(s, 0)
 		e, err := identity.OpenEnvelope(b)
 		if err != nil {
 			return nil, err

@@ -141,11 +141,10 @@ func (r *Replica) Since(uuid [16]byte, after int64, maxBytes int) (all []Stored,
 			if err != nil || !ok {
 				return err
 			}
-			c := Stored{Arrived: s.ColumnInt64(0), Seq: uint64(s.ColumnInt64(4)), Envelope: make([]byte, s.ColumnLen(5))}
+			c := Stored{Arrived: s.ColumnInt64(0), Seq: uint64(s.ColumnInt64(4)), Envelope: schema.Bytes(s, 5)}
 			s.ColumnBytes(1, c.Author[:])
 			s.ColumnBytes(2, c.Source[:])
 			s.ColumnBytes(3, c.Stream[:])
-			s.ColumnBytes(5, c.Envelope)
 			size += len(c.Envelope)
 			all = append(all, c)
 		}
@@ -171,8 +170,7 @@ func (r *Replica) Envelopes(arrived []int64, maxBytes int) (all [][]byte, err er
 				all = append(all, nil)
 				continue
 			}
-			b := make([]byte, s.ColumnLen(0))
-			s.ColumnBytes(0, b)
+			b := schema.Bytes(s, 0)
 			all = append(all, b)
 			if size += len(b); size >= maxBytes {
 				return nil

@@ -35,8 +35,7 @@ func (x *exchange) asides(th thing, branch int64, from schema.Stamp) ([]asideRow
 			return all, err
 		}
 		a := asideRow{version: version{branch, schema.Stamp(s.ColumnInt64(0)), s.ColumnInt64(1)}}
-		p := make([]byte, s.ColumnLen(2))
-		s.ColumnBytes(2, p)
+		p := schema.Bytes(s, 2)
 		if a.v, err = decodeVersion(p); err != nil {
 			return nil, err
 		}

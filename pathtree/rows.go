@@ -288,8 +288,7 @@ func findXattr(tx *schema.Tx, ch chain, ino Ino, name string) (r xattrRow, ok bo
 	}
 	r.version = columnVersion(s)
 	if r.set = s.ColumnType(3) != sqlite.TypeNull; r.set {
-		r.value = make([]byte, s.ColumnLen(3))
-		s.ColumnBytes(3, r.value)
+		r.value = schema.Bytes(s, 3)
 	}
 	return r, true, nil
 }

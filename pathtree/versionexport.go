@@ -368,8 +368,7 @@ func (x *exchange) xattrVersions(branch int64, after schema.Stamp, node int64) (
 	err = x.list("SELECT branch, stamp, node, ino, name, value FROM xattr", branch, after, node, func(s *sqlite.Stmt) error {
 		v := Version{Kind: XattrVersion, Ino: Ino(s.ColumnInt64(3)), Name: s.ColumnText(4)}
 		if s.ColumnType(5) != sqlite.TypeNull {
-			v.Value = make([]byte, s.ColumnLen(5))
-			s.ColumnBytes(5, v.Value)
+			v.Value = schema.Bytes(s, 5)
 		}
 		vs = append(vs, v)
 		at = append(at, columnVersion(s))
@@ -380,8 +379,7 @@ func (x *exchange) xattrVersions(branch int64, after schema.Stamp, node int64) (
 
 func (x *exchange) asideVersions(branch int64, after schema.Stamp, node int64) (vs []Version, at []version, err error) {
 	err = x.list("SELECT branch, stamp, node, body FROM aside", branch, after, node, func(s *sqlite.Stmt) error {
-		p := make([]byte, s.ColumnLen(3))
-		s.ColumnBytes(3, p)
+		p := schema.Bytes(s, 3)
 		v, err := decodeVersion(p)
 		vs, at = append(vs, v), append(at, columnVersion(s))
 		return err

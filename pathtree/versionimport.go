@@ -245,8 +245,7 @@ func columnValue(s *sqlite.Stmt, col int) []byte {
 	if s.ColumnType(col) == sqlite.TypeNull {
 		return nil
 	}
-	p := make([]byte, s.ColumnLen(col))
-	s.ColumnBytes(col, p)
+	p := schema.Bytes(s, col)
 	return p
 }
 

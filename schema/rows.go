@@ -22,3 +22,10 @@ func Rows(s *sqlite.Stmt) iter.Seq[error] {
 		}
 	}
 }
+
+// Bytes returns a copy of a column of the row that s is at.
+func Bytes(s *sqlite.Stmt, col int) []byte {
+	b := make([]byte, s.ColumnLen(col))
+	s.ColumnBytes(col, b)
+	return b
+}

@@ -151,8 +151,7 @@ func (tx *Tx) NodeKey(id int64) ([]byte, error) {
 	if ok, err := s.Step(); err != nil || !ok {
 		return nil, err
 	}
-	key := make([]byte, s.ColumnLen(0))
-	s.ColumnBytes(0, key)
+	key := Bytes(s, 0)
 	return key, nil
 }
 

@@ -60,8 +60,7 @@ func Keeps(tx *schema.Tx) (all []Keep, err error) {
 		if err != nil {
 			return nil, err
 		}
-		path := make([]byte, q.ColumnLen(2))
-		q.ColumnBytes(2, path)
+		path := schema.Bytes(q, 2)
 		all = append(all, Keep{q.ColumnInt64(0), q.ColumnInt64(1), string(path), q.ColumnInt64(3) != 0})
 	}
 	return all, nil

@@ -119,8 +119,7 @@ func keys(tx *schema.Tx, user int64) ([]Key, error) {
 		if err != nil || !ok {
 			return out, err
 		}
-		k := Key{Blob: make([]byte, s.ColumnLen(0)), Comment: s.ColumnText(1), Created: time.Unix(0, s.ColumnInt64(2))}
-		s.ColumnBytes(0, k.Blob)
+		k := Key{Blob: schema.Bytes(s, 0), Comment: s.ColumnText(1), Created: time.Unix(0, s.ColumnInt64(2))}
 		out = append(out, k)
 	}
 }
@@ -206,8 +205,7 @@ func CAs(tx *schema.Tx) ([]Key, error) {
 		if err != nil || !ok {
 			return out, err
 		}
-		k := Key{Blob: make([]byte, s.ColumnLen(0)), Comment: s.ColumnText(1), Created: time.Unix(0, s.ColumnInt64(2))}
-		s.ColumnBytes(0, k.Blob)
+		k := Key{Blob: schema.Bytes(s, 0), Comment: s.ColumnText(1), Created: time.Unix(0, s.ColumnInt64(2))}
 		out = append(out, k)
 	}
 }
