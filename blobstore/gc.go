@@ -341,6 +341,9 @@ func (s *Store) sweepOneStaging(name string, dry bool) (size int64, dead bool, e
 		dead = !named
 	}
 	if dead && !dry {
+		if err := s.db.Sync(); err != nil { // a power cut must not bring back a session that names it
+			return 0, false, err
+		}
 		if err := s.fs.remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return 0, false, err
 		}
@@ -357,7 +360,7 @@ func (s *Store) sessionNames(name string) (named bool, err error) {
 		look = s.db.Read
 	}
 	err = look(func(tx *schema.Tx) error {
-		q := tx.Stmt("SELECT EXISTS (SELECT 1 FROM write_session WHERE staging = ?)")
+		q := tx.Stmt("SELECT EXISTS (SELECT 1 FROM write_session WHERE ?1 IN (staging, overlay))")
 		q.BindText(1, name)
 		_, err := q.Step()
 		named = err == nil && q.ColumnInt64(0) != 0

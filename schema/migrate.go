@@ -52,8 +52,11 @@ var ddl9 string
 //go:embed ddl10.sql
 var ddl10 string
 
+//go:embed ddl11.sql
+var ddl11 string
+
 // migrations[i] brings format i to format i+1.
-var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5, ddl6, ddl7, ddl8, ddl9, ddl10}
+var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5, ddl6, ddl7, ddl8, ddl9, ddl10, ddl11}
 
 // Format is the database format this package writes.
 var Format = len(migrations)

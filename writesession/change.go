@@ -54,7 +54,7 @@ func (f *File) ready(size int64) bool {
 		return false
 	}
 	c := &f.mu.content
-	return c.inMem || c.staging != nil || c.size == 0 || size > f.s.opts.MemoryMax
+	return (c.inMem || c.staging != nil || c.size == 0 || size > f.s.opts.MemoryMax) && !f.unfolded()
 }
 
 // refuse notes that the disk did not take a write, so that what is there of it
@@ -90,16 +90,11 @@ func (f *File) write(p []byte, off int64) (int, error) {
 		f.mu.Unlock()
 		return len(p), nil
 	}
-	// Staged bytes that the base still covers are not looked at before they
-	// are marked as overwritten, so readers need not wait for the disk.
-	n, err := c.staging.WriteAt(p, off)
-	if n > 0 {
-		f.mu.Lock()
-		c.overwritten(off, off+int64(n))
-		f.touch()
-		f.mu.Unlock()
-	}
-	return n, err
+	n, err := f.put(off, end, func(st *blobstore.Staging, at span) (int64, error) {
+		n, err := st.WriteAt(p[at.off-off:at.end-off], at.off)
+		return int64(n), err
+	})
+	return int(n), err
 }
 
 // grow extends c, which is in memory, to size with zeros.
@@ -153,7 +148,7 @@ func (f *File) begin(size int64) error {
 // writer is allowed.
 func (f *File) mayChange() error {
 	if f.mu.dirty {
-		return nil
+		return f.fold()
 	}
 	if f.view.ReadOnly() || f.s.owner == nil {
 		return syscall.EROFS
@@ -174,12 +169,12 @@ func (f *File) load(size int64) error {
 			return err
 		}
 	}
-	old := f.mu.content.staging
+	old := f.mu.content
 	f.mu.Lock()
 	f.setContent(c)
 	f.mu.Unlock()
 	f.row.full = true
-	discard(old)
+	old.discard()
 	return nil
 }
 
@@ -219,7 +214,7 @@ func (f *File) spill() error {
 	}
 	c := &f.mu.content
 	if _, err := st.WriteAt(c.buf, 0); err != nil {
-		discard(st)
+		st.Discard()
 		return err
 	}
 	f.mu.Lock()
@@ -227,12 +222,6 @@ func (f *File) spill() error {
 	f.mu.Unlock()
 	f.row.full = true
 	return nil
-}
-
-func discard(st *blobstore.Staging) {
-	if st != nil {
-		st.Discard() // what remains is collected when this process is gone
-	}
 }
 
 // touch marks f as changed now. change and mu must be held.
@@ -277,7 +266,7 @@ func (f *File) truncate(size int64) error {
 		}
 	}
 	if c.staging != nil {
-		if err := c.staging.Truncate(size); err != nil {
+		if err := f.cut(size); err != nil {
 			return err
 		}
 	}
@@ -369,19 +358,18 @@ func (f *File) zero(off, end int64) error {
 	if err := f.begin(f.mu.content.size); err != nil {
 		return err
 	}
-	c := &f.mu.content
-	if c.staging != nil {
-		if err := c.staging.Punch(off, end-off); err != nil {
-			return err
-		}
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if c.inMem {
+	if c := &f.mu.content; c.inMem {
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		clear(c.buf[off:end])
-	} else {
-		c.overwritten(off, end)
+		f.touch()
+		return nil
 	}
-	f.touch()
-	return nil
+	_, err := f.put(off, end, func(st *blobstore.Staging, at span) (int64, error) {
+		if err := st.Punch(at.off, at.len()); err != nil {
+			return 0, err
+		}
+		return at.len(), nil
+	})
+	return err
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -12,9 +13,10 @@ import (
 
 // content says where the bytes of an open file are: all of them in memory, or
 // each in the base blob or the staging file. Byte i is the base's when it lies
-// within the base and not in own; all others are the staging file's, at the
-// same offset, and zero where there is no staging file or it has a hole. So
-// appending needs no bookkeeping, and bytes cut off never come back.
+// within the base and not in own, and the overlay's when it lies in over
+// (overlay.go); all others are the staging file's, at the same offset, and zero
+// where there is no staging file or it has a hole. So appending needs no
+// bookkeeping, and bytes cut off never come back.
 type content struct {
 	size  int64 // bytes
 	inMem bool
@@ -24,6 +26,8 @@ type content struct {
 	baseSize int64
 	own      spans // within [0, baseSize)
 	staging  *blobstore.Staging
+	over     spans // within what an fsync recorded
+	overlay  *blobstore.Staging
 
 	blob   *blobstore.Blob // the base, once opened
 	handed bool            // blob was given out and must stay open until Close
@@ -46,13 +50,18 @@ func (c *content) whole() bool {
 	return !c.inMem && c.staging == nil && c.size == c.baseSize && len(c.own) == 0
 }
 
-// source returns where byte off is, and up to where that holds.
-func (c *content) source(off int64) (fromBase bool, end int64) {
-	if off >= c.baseSize {
-		return false, MaxSize
+// source returns which file byte off is in, nil for none, or whether it is the
+// base's, and up to where that holds.
+func (c *content) source(off int64) (fromBase bool, st *blobstore.Staging, end int64) {
+	over, end := c.over.run(off)
+	switch {
+	case over:
+		return false, c.overlay, end
+	case off >= c.baseSize:
+		return false, c.staging, end
 	}
-	own, end := c.own.run(off)
-	return !own, min(end, c.baseSize)
+	own, stop := c.own.run(off)
+	return !own, c.staging, min(end, stop, c.baseSize)
 }
 
 // readAt fills p with the bytes at off; all of them must be within size. It
@@ -63,9 +72,15 @@ func (c *content) readAt(p []byte, off int64) error {
 		return nil
 	}
 	for len(p) > 0 {
-		fromBase, end := c.source(off)
+		fromBase, st, end := c.source(off)
 		q := p[:min(int64(len(p)), end-off)]
-		if err := c.readFrom(fromBase, q, off); err != nil {
+		var err error
+		if fromBase {
+			err = c.readBase(q, off)
+		} else {
+			err = readStaging(st, q, off)
+		}
+		if err != nil {
 			return err
 		}
 		p, off = p[len(q):], off+int64(len(q))
@@ -73,32 +88,45 @@ func (c *content) readAt(p []byte, off int64) error {
 	return nil
 }
 
-func (c *content) readFrom(fromBase bool, p []byte, off int64) error {
-	switch {
-	case fromBase && c.blob == nil:
+func (c *content) readBase(p []byte, off int64) error {
+	if c.blob == nil {
 		return errBaseClosed
-	case fromBase:
-		n, err := c.blob.ReadHere(p, off)
-		if n < len(p) && (err == nil || err == io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		if n == len(p) {
-			err = nil
-		}
-		return err
-	case c.staging == nil:
+	}
+	n, err := c.blob.ReadHere(p, off)
+	switch {
+	case n == len(p):
+		return nil
+	case err == nil || err == io.EOF:
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// readStaging fills p from st, which may be nil, with zeros beyond its end.
+func readStaging(st *blobstore.Staging, p []byte, off int64) error {
+	if st == nil {
 		clear(p)
 		return nil
 	}
-	n, err := c.staging.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err != nil && err != io.EOF {
+	n, err := st.ReadAt(p, off)
+	if n < len(p) && err != nil && err != io.EOF {
 		return err
 	}
-	clear(p[n:]) // beyond the end of the staging file
+	clear(p[n:])
 	return nil
+}
+
+// discard removes the files of c, which is no longer anybody's content.
+func (c content) discard() {
+	for _, st := range [...]*blobstore.Staging{c.staging, c.overlay} {
+		switch {
+		case st == nil:
+		case strings.HasSuffix(st.Name(), keptSuffix): // it is open by the name that a row has
+			st.Leave()
+		default:
+			st.Discard() // what remains is collected when this process is gone
+		}
+	}
 }
 
 // overwritten records that [off, end) is in the staging file now, or zero.
@@ -119,7 +147,7 @@ func (c *content) resize(size int64) {
 // Content in memory has no holes, and there is one at the end of every file.
 func (c *content) seek(off int64, whence int) (int64, error) {
 	for off < c.size && !c.inMem {
-		fromBase, end := c.source(off)
+		fromBase, st, end := c.source(off)
 		end = min(end, c.size)
 		next := end
 		var err error
@@ -133,8 +161,8 @@ func (c *content) seek(off int64, whence int) (int64, error) {
 			}
 		case fromBase:
 			next, err = seekFile(c.blob.File(), off, end, whence)
-		case c.staging != nil:
-			next, err = seekFile(c.staging.File(), off, end, whence)
+		case st != nil:
+			next, err = seekFile(st.File(), off, end, whence)
 		case whence == unix.SEEK_HOLE:
 			next = off
 		}

@@ -64,16 +64,14 @@ func (f *File) share(h blobstore.Hash, size, off, n int64) bool {
 	next.size = max(c.size, off+n)
 	next.own = append(spans(nil), next.own...)
 	next.own.remove(off, off+n)
-	st := c.staging
+	old := *c
+	next.staging, next.over, next.overlay = nil, nil, nil
 	f.mu.Lock()
-	if st != nil {
-		next.staging = nil
-	}
 	f.setContent(next)
 	f.touch()
 	f.mu.Unlock()
 	f.row.full = true
-	discard(st)
+	old.discard()
 	f.s.stats.shared.Add(1)
 	return true
 }
@@ -88,14 +86,9 @@ func (f *File) copyBlob(off int64, h blobstore.Hash, size, from, n int64) (int64
 	if err := f.begin(max(off+n, f.mu.content.size)); err != nil {
 		return 0, err
 	}
-	n, err = f.mu.content.staging.CopyRange(b, b.File(), from, off, n)
-	if n > 0 {
-		f.mu.Lock()
-		f.mu.content.overwritten(off, off+n)
-		f.touch()
-		f.mu.Unlock()
-	}
-	return n, err
+	return f.put(off, off+n, func(st *blobstore.Staging, at span) (int64, error) {
+		return st.CopyRange(b, b.File(), from+at.off-off, at.off, at.len())
+	})
 }
 
 // copyBytes copies through memory. change must be held.

@@ -27,7 +27,8 @@
 //
 // Publish is as durable as DB.Write. Sync (fsync) returns when a power cut can
 // take nothing: small content is published, a long session is recorded with its
-// staging file on the disk. Other sessions are recorded for recovery within
+// staging file on the disk, and nothing is written over what was recorded until
+// it is recorded anew (overlay.go). Other sessions are recorded for recovery within
 // about twice Options.PersistAfter, which holds against kill -9 alone. When a
 // process has died, New publishes the sessions it had synced, unless content
 // was published meanwhile; all others stay listed for Recover, Publish or Abort

@@ -66,7 +66,7 @@ func (f *File) claim() error {
 	var id int64
 	var owners []string
 	err := f.s.db.Write(func(tx *schema.Tx) (err error) {
-		if id, _, err = f.putSession(tx, 0, false); err == nil {
+		if id, _, err = f.putSession(tx, 0, &row{}); err == nil {
 			owners, err = writers(tx, f.view, f.ino, id)
 		}
 		return err

@@ -1,10 +1,14 @@
 package writesession
 
 import (
+	"encoding/binary"
+	"fmt"
 	"iter"
 	"math"
 	"slices"
 	"sort"
+
+	"github.com/alkdev/alkfs/schema"
 )
 
 // span is the bytes [off, end).
@@ -87,6 +91,34 @@ func (s spans) gaps(off, end int64) iter.Seq[span] {
 			off = stop
 		}
 	}
+}
+
+// encode returns the runs as pairs of uvarints: the bytes since the last run, the
+// length. No runs are no bytes.
+func (s spans) encode() (p []byte) {
+	at := int64(0)
+	for _, r := range s {
+		p = binary.AppendUvarint(p, uint64(r.off-at))
+		p = binary.AppendUvarint(p, uint64(r.len()))
+		at = r.end
+	}
+	return p
+}
+
+// decodeSpans is the inverse of encode. Other bytes are schema.ErrDamaged.
+func decodeSpans(p []byte) (s spans, err error) {
+	at := int64(0)
+	for len(p) > 0 {
+		skip, n := binary.Uvarint(p)
+		length, m := binary.Uvarint(p[max(n, 0):])
+		if n <= 0 || m <= 0 || skip > MaxSize || length > MaxSize || at+int64(skip+length) > MaxSize {
+			return nil, fmt.Errorf("runs of bytes: %w", schema.ErrDamaged)
+		}
+		at += int64(skip + length)
+		s.add(at-int64(length), at)
+		p = p[n+m:]
+	}
+	return s, nil
 }
 
 // meets reports whether any byte of [off, end) is in the set.

@@ -27,7 +27,8 @@ type Info struct {
 	Name             string       // "" when it was there before
 	published        bool         // only waits for its blob to be on the disk
 	base             blobstore.Hash
-	staging          string
+	staging, overlay string // files, '' for none
+	over             spans  // of the overlay
 }
 
 // List returns the recorded sessions, oldest first: those of running processes
@@ -60,7 +61,7 @@ func readInfo(tx *schema.Tx, id int64) (Info, error) {
 }
 
 func readInfos(tx *schema.Tx) (infos []Info, err error) {
-	s := tx.Stmt(`SELECT id, owner, branch, ino, size, mtime, synced, created, updated, staging, base, parent, name
+	s := tx.Stmt(`SELECT id, owner, branch, ino, size, mtime, synced, created, updated, staging, base, parent, name, overlay, over
 		FROM write_session LEFT JOIN unmade ON session = id ORDER BY id`)
 	for {
 		ok, err := s.Step()
@@ -71,11 +72,14 @@ func readInfos(tx *schema.Tx) (infos []Info, err error) {
 			ID: s.ColumnInt64(0), Owner: s.ColumnText(1), Branch: s.ColumnInt64(2), Ino: pathtree.Ino(s.ColumnInt64(3)),
 			Size: s.ColumnInt64(4), Mtime: s.ColumnInt64(5), Synced: s.ColumnInt64(6) >= 1, published: s.ColumnInt64(6) == 2,
 			Created: time.Unix(0, s.ColumnInt64(7)), Updated: time.Unix(0, s.ColumnInt64(8)), staging: s.ColumnText(9),
-			Parent: pathtree.Ino(s.ColumnInt64(11)), Name: s.ColumnText(12),
+			Parent: pathtree.Ino(s.ColumnInt64(11)), Name: s.ColumnText(12), overlay: s.ColumnText(13),
 		}
 		in.PID = pidOf(in.Owner)
 		if s.ColumnLen(10) > 0 {
 			s.ColumnBytes(10, in.base[:])
+		}
+		if in.over, err = decodeSpans(schema.Bytes(s, 14)); err != nil {
+			return infos, fmt.Errorf("session %d: %w", in.ID, err)
 		}
 		infos = append(infos, in)
 	}

@@ -12,55 +12,69 @@ import (
 	"github.com/alkdev/alkfs/schema"
 )
 
-// A recorded session names its staging file by a second link, NAME-kept. The
-// first one becomes the blob when the session is published; the second stays
-// until the transaction that publishes can no longer be lost and, for a synced
-// session, until the blob is on the disk too. So at every moment of a publish
-// a crash leaves either the new version or the session.
+// A recorded session names its staging file and its overlay by second links,
+// NAME-kept. The first link of the staging file becomes the blob when the session
+// is published; the second ones stay until the transaction that publishes can no
+// longer be lost and, for a synced session, until the blob is on the disk too. So
+// at every moment of a publish a crash leaves either the new version or the
+// session.
 const keptSuffix = "-kept"
 
 func (s *Sessions) stagingPath(name string) string {
 	return filepath.Join(s.db.Dir(), stagingDir, name)
 }
 
-// keep makes the link by which the session's row names the staging file.
-// change must be held.
-func (f *File) keep() error {
-	st := f.mu.content.staging
-	if st == nil || f.row.linked == st {
-		return nil
-	}
-	link := st.Name() + keptSuffix
-	if err := os.Link(f.s.stagingPath(st.Name()), f.s.stagingPath(link)); err != nil {
-		return err
-	}
-	f.row.link, f.row.linked = link, st
-	return nil
+// kept is such a link.
+type kept struct {
+	name string // in staging/
+	of   *blobstore.Staging
 }
 
-// unkeep removes a link once nothing needs it: when what was written to the
+// keep returns the link to st, which is k or made now.
+func (s *Sessions) keep(st *blobstore.Staging, k kept) (kept, error) {
+	switch st {
+	case nil:
+		return kept{}, nil
+	case k.of:
+		return k, nil
+	}
+	name := st.Name() + keptSuffix
+	return kept{name, st}, os.Link(s.stagingPath(st.Name()), s.stagingPath(name))
+}
+
+// unlink removes the links that are in none of those that a row names.
+func (s *Sessions) unlink(links, named []kept) {
+	for _, k := range without(links, named) {
+		os.Remove(s.stagingPath(k.name))
+	}
+}
+
+// unkeep removes links once nothing needs them: when what was written to the
 // database up to now cannot be lost to a kill or, after an fsync, a power cut.
-func (s *Sessions) unkeep(link string, synced bool) {
-	if link == "" {
+func (s *Sessions) unkeep(synced bool, links ...kept) {
+	if len(links) == 0 {
 		return
 	}
+	losses := s.db.Losses()
 	s.later(func() {
 		commit := s.db.Commit
 		if synced {
 			commit = s.db.Sync
 		}
-		if err := commit(); err != nil {
-			s.log.Warn("staging file kept", "file", link, "error", err)
+		if err := commit(); err != nil || s.db.Losses() != losses {
+			s.log.Warn("staging files kept", "files", links, "error", err)
 			return
 		}
-		os.Remove(s.stagingPath(link))
+		for _, k := range links {
+			os.Remove(s.stagingPath(k.name))
+		}
 	})
 }
 
 // settled ends a session that was published with the blob h.
 func (s *Sessions) settled(r row, h blobstore.Hash) {
 	if !r.synced {
-		s.unkeep(r.link, false)
+		s.unkeep(false, r.files()...)
 		return
 	}
 	s.later(func() {
@@ -75,8 +89,8 @@ func (s *Sessions) settled(r row, h blobstore.Hash) {
 			s.log.Warn("published content is not on the disk yet", "blob", h, "error", err)
 			return // the next process looks
 		}
-		if r.link != "" {
-			os.Remove(s.stagingPath(r.link))
+		for _, k := range r.files() {
+			os.Remove(s.stagingPath(k.name))
 		}
 	})
 }
@@ -123,7 +137,7 @@ func (s *Sessions) openKept(link string, write bool) (*blobstore.Staging, error)
 		return nil, err
 	}
 	if _, err := c.CopyRange(st, st.File(), 0, 0, stat.Size); err != nil {
-		discard(c)
+		c.Discard()
 		return nil, err
 	}
 	return c, nil

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
+	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
@@ -20,6 +23,7 @@ type modelled struct {
 	name       string
 	file       *File
 	now, saved []byte // seen by its surface; published
+	synced     []byte // recorded by an fsync; nil: nothing
 	dirty      bool
 }
 
@@ -37,118 +41,7 @@ func TestAgainstBytes(t *testing.T) {
 			name := fmt.Sprint(run, "-", i)
 			files[i] = &modelled{name: name, file: w.create(w.main, name)}
 		}
-		t.Repeat(map[string]func(*rapid.T){
-			"write": func(t *rapid.T) {
-				m, p := pick(t, files), drawBytes(t)
-				off := drawOffset(t, m)
-				w.put(m.file, off, p)
-				m.write(off, p)
-			},
-			"append": func(t *rapid.T) {
-				m, p := pick(t, files), drawBytes(t)
-				off, err := m.file.Append(p)
-				if err != nil || off != int64(len(m.now)) {
-					t.Fatal(off, err)
-				}
-				m.write(off, p)
-			},
-			"truncate": func(t *rapid.T) {
-				m := pick(t, files)
-				size := drawOffset(t, m)
-				if err := m.file.Truncate(size); err != nil {
-					t.Fatal(err)
-				}
-				m.resize(size)
-				m.dirty = true
-			},
-			"allocate": func(t *rapid.T) {
-				m := pick(t, files)
-				off, n := drawOffset(t, m), int64(drawLen(t)+1)
-				mode := rapid.SampledFrom([]uint32{0, unix.FALLOC_FL_KEEP_SIZE,
-					unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_ZERO_RANGE,
-					unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE}).Draw(t, "mode")
-				if err := m.file.Allocate(mode, off, n); err != nil {
-					t.Fatal(err)
-				}
-				m.allocate(mode, off, n)
-			},
-			"copy": func(t *rapid.T) {
-				src, dst := pick(t, files), pick(t, files)
-				from, n := drawOffset(t, src), int64(drawLen(t))
-				to := drawOffset(t, dst)
-				switch rapid.IntRange(0, 2).Draw(t, "how") {
-				case 0:
-					from, to, n = 0, 0, int64(len(src.now))
-				case 1:
-					to = from
-				}
-				if src == dst && from < to+n && to < from+n {
-					return
-				}
-				m, err := CopyRange(dst.file, to, src.file, from, n)
-				if want := max(min(n, int64(len(src.now))-from), 0); m != want || err != nil {
-					t.Fatalf("copied %d of %d: %v", m, want, err)
-				}
-				if m > 0 {
-					dst.write(to, bytes.Clone(src.now[from:from+m]))
-				}
-			},
-			"publish": func(t *rapid.T) {
-				m := pick(t, files)
-				w.publish(m.file)
-				m.publish()
-			},
-			"sync": func(t *rapid.T) {
-				m := pick(t, files)
-				if err := m.file.Sync(ctx); err != nil {
-					t.Fatal(err)
-				}
-				if !m.file.Dirty() {
-					m.publish()
-				}
-			},
-			"abort": func(t *rapid.T) {
-				m := pick(t, files)
-				m.file.Abort()
-				m.now, m.dirty = bytes.Clone(m.saved), false
-			},
-			"reopen": func(t *rapid.T) {
-				m := pick(t, files)
-				w.shut(m.file)
-				m.publish()
-				m.file = w.open(w.main, m.name)
-			},
-			"save": func(t *rapid.T) { w.saveAndRecover(t, pick(t, files)) },
-			"seek": func(t *rapid.T) {
-				m := pick(t, files)
-				checkSeek(t, m, drawOffset(t, m))
-			},
-			"other version": func(t *rapid.T) { // another surface publishes
-				m, p := pick(t, files), drawBytes(t)
-				other := w.open(w.main.WithOrigin(9), m.name)
-				if err := other.Truncate(0); err != nil {
-					t.Fatal(err)
-				}
-				w.put(other, 0, p)
-				w.shut(other)
-				m.saved = p
-				w.s.Refresh(w.main.Branch().ID, m.file.Ino())
-				if !m.dirty {
-					m.now = bytes.Clone(p)
-				}
-			},
-			"": func(t *rapid.T) {
-				m := pick(t, files)
-				w.holds(m.file, m.now)
-				if m.file.Dirty() != m.dirty {
-					t.Fatalf("dirty is %v", !m.dirty)
-				}
-				if got := w.published(w.main, m.name); !bytes.Equal(got, m.saved) {
-					t.Fatalf("published %d bytes, want %d", len(got), len(m.saved))
-				}
-				checkRead(t, m)
-			},
-		})
+		t.Repeat(w.actions(files))
 		for _, m := range files {
 			w.shut(m.file)
 			m.publish()
@@ -169,6 +62,156 @@ func TestAgainstBytes(t *testing.T) {
 	})
 }
 
+// TestSyncedAgainstBytes does to a long file what can be done to what an fsync
+// recorded of it.
+func TestSyncedAgainstBytes(t *testing.T) {
+	w := newWorld(t, Options{MemoryMax: 1 << 10, PersistAfter: time.Hour})
+	defer func() { w.t = t }()
+	run := 0
+	rapid.Check(t, func(t *rapid.T) {
+		run++
+		w.t = t
+		m := &modelled{name: fmt.Sprint(run)}
+		m.file = w.create(w.main, m.name)
+		actions := w.actions([]*modelled{m})
+		p := fill(blobstore.InlineMax+rapid.IntRange(0, 50<<10).Draw(t, "published"), 1)
+		w.put(m.file, 0, p)
+		m.write(0, p)
+		actions["publish"](t)
+		p = fill(rapid.IntRange(0, 50<<10).Draw(t, "appended"), 2)
+		w.put(m.file, int64(len(m.now)), p)
+		m.write(int64(len(m.now)), p)
+		maps.DeleteFunc(actions, func(name string, _ func(*rapid.T)) bool {
+			return !slices.Contains([]string{"", "write", "append", "truncate", "allocate", "copy", "sync", "seek"}, name)
+		})
+		t.Repeat(actions)
+		w.shut(m.file)
+		m.publish()
+		if got := w.published(w.main, m.name); !bytes.Equal(got, m.saved) {
+			t.Fatalf("published %d bytes, want %d", len(got), len(m.saved))
+		}
+	})
+}
+
+// actions returns what can be done to open files, and what holds after each.
+func (w *world) actions(files []*modelled) map[string]func(*rapid.T) {
+	return map[string]func(*rapid.T){
+		"write": func(t *rapid.T) {
+			m, p := pick(t, files), drawBytes(t)
+			off := drawOffset(t, m)
+			w.put(m.file, off, p)
+			m.write(off, p)
+		},
+		"append": func(t *rapid.T) {
+			m, p := pick(t, files), drawBytes(t)
+			off, err := m.file.Append(p)
+			if err != nil || off != int64(len(m.now)) {
+				t.Fatal(off, err)
+			}
+			m.write(off, p)
+		},
+		"truncate": func(t *rapid.T) {
+			m := pick(t, files)
+			size := drawOffset(t, m)
+			if err := m.file.Truncate(size); err != nil {
+				t.Fatal(err)
+			}
+			m.resize(size)
+			m.dirty = true
+		},
+		"allocate": func(t *rapid.T) {
+			m := pick(t, files)
+			off, n := drawOffset(t, m), int64(drawLen(t)+1)
+			mode := rapid.SampledFrom([]uint32{0, unix.FALLOC_FL_KEEP_SIZE,
+				unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_ZERO_RANGE,
+				unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE}).Draw(t, "mode")
+			if err := m.file.Allocate(mode, off, n); err != nil {
+				t.Fatal(err)
+			}
+			m.allocate(mode, off, n)
+		},
+		"copy": func(t *rapid.T) {
+			src, dst := pick(t, files), pick(t, files)
+			from, n := drawOffset(t, src), int64(drawLen(t))
+			to := drawOffset(t, dst)
+			switch rapid.IntRange(0, 2).Draw(t, "how") {
+			case 0:
+				from, to, n = 0, 0, int64(len(src.now))
+			case 1:
+				to = from
+			}
+			if src == dst && from < to+n && to < from+n {
+				return
+			}
+			m, err := CopyRange(dst.file, to, src.file, from, n)
+			if want := max(min(n, int64(len(src.now))-from), 0); m != want || err != nil {
+				t.Fatalf("copied %d of %d: %v", m, want, err)
+			}
+			if m > 0 {
+				dst.write(to, bytes.Clone(src.now[from:from+m]))
+			}
+		},
+		"publish": func(t *rapid.T) {
+			m := pick(t, files)
+			w.publish(m.file)
+			m.publish()
+		},
+		"sync": func(t *rapid.T) {
+			m := pick(t, files)
+			if err := m.file.Sync(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if m.file.Dirty() {
+				m.synced = bytes.Clone(m.now)
+			} else {
+				m.publish()
+			}
+		},
+		"abort": func(t *rapid.T) {
+			m := pick(t, files)
+			m.file.Abort()
+			m.now, m.synced, m.dirty = bytes.Clone(m.saved), nil, false
+		},
+		"reopen": func(t *rapid.T) {
+			m := pick(t, files)
+			w.shut(m.file)
+			m.publish()
+			m.file = w.open(w.main, m.name)
+		},
+		"save": func(t *rapid.T) { w.saveAndRecover(t, pick(t, files)) },
+		"seek": func(t *rapid.T) {
+			m := pick(t, files)
+			checkSeek(t, m, drawOffset(t, m))
+		},
+		"other version": func(t *rapid.T) { // another surface publishes
+			m, p := pick(t, files), drawBytes(t)
+			other := w.open(w.main.WithOrigin(9), m.name)
+			if err := other.Truncate(0); err != nil {
+				t.Fatal(err)
+			}
+			w.put(other, 0, p)
+			w.shut(other)
+			m.saved = p
+			w.s.Refresh(w.main.Branch().ID, m.file.Ino())
+			if !m.dirty {
+				m.now = bytes.Clone(p)
+			}
+		},
+		"": func(t *rapid.T) {
+			m := pick(t, files)
+			w.holds(m.file, m.now)
+			if m.file.Dirty() != m.dirty {
+				t.Fatalf("dirty is %v", !m.dirty)
+			}
+			if got := w.published(w.main, m.name); !bytes.Equal(got, m.saved) {
+				t.Fatalf("published %d bytes, want %d", len(got), len(m.saved))
+			}
+			checkRead(t, m)
+			w.syncedIs(t, m)
+		},
+	}
+}
+
 // saveAndRecover records m as the background does, and reads the record back.
 func (w *world) saveAndRecover(t *rapid.T, m *modelled) {
 	f := m.file
@@ -180,20 +223,58 @@ func (w *world) saveAndRecover(t *rapid.T, m *modelled) {
 	if f.row.id == 0 || f.row.stale {
 		return // clean, or as of an fsync
 	}
+	w.recorded(t, f, m.now)
+}
+
+// syncedIs checks that what the last fsync recorded of m is still what it was.
+func (w *world) syncedIs(t *rapid.T, m *modelled) {
+	f := m.file
+	f.change.Lock()
+	defer f.release()
+	if f.row.synced != (m.synced != nil) {
+		t.Fatalf("synced is %v", f.row.synced)
+	}
+	if m.synced != nil {
+		w.recorded(t, f, m.synced)
+	}
+}
+
+// recorded checks what a later process would read of the session of f.
+func (w *world) recorded(t *rapid.T, f *File, want []byte) {
 	var got content
-	w.read(func(tx *schema.Tx) error {
-		info, err := readInfo(tx, f.row.id)
-		if err != nil {
-			return err
+	var info Info
+	w.read(func(tx *schema.Tx) (err error) {
+		if info, err = readInfo(tx, f.row.id); err == nil {
+			got, err = readContent(tx, info)
 		}
-		got, err = readContent(tx, info)
 		return err
 	})
-	got.staging = f.mu.content.staging // its file is locked by f
+	got.staging, got.overlay = w.copyOf(info.staging), w.copyOf(info.overlay)
+	defer got.discard()
 	g := newFile(w.s, w.main, pathtree.Inode{Ino: f.ino})
 	g.mu.content = got
 	defer g.closeBlobs()
-	w.holdsAt(t, g, m.now)
+	w.holdsAt(t, g, want)
+}
+
+// copyOf returns a staging file with the bytes of the one of that name, which
+// may be locked; nil for none.
+func (w *world) copyOf(name string) *blobstore.Staging {
+	if name == "" {
+		return nil
+	}
+	p, err := os.ReadFile(w.s.stagingPath(name))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	st, err := w.blobs.NewStaging()
+	if err == nil {
+		_, err = st.WriteAt(p, 0)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return st
 }
 
 func (w *world) holdsAt(t *rapid.T, f *File, want []byte) {
@@ -234,7 +315,7 @@ func (m *modelled) allocate(mode uint32, off, n int64) {
 
 func (m *modelled) publish() {
 	if m.dirty {
-		m.saved, m.dirty = bytes.Clone(m.now), false
+		m.saved, m.synced, m.dirty = bytes.Clone(m.now), nil, false
 	}
 }
 

@@ -244,20 +244,14 @@ func stillOpen(in Info) error {
 // leave ends the use of f, which shows what is published from now on, and
 // keeps its session as recorded. change must be held.
 func (f *File) leave() {
-	st := f.mu.content.staging
+	old := f.mu.content
 	f.mu.Lock()
 	f.setContent(clean(f.mu.inode.Hash, f.mu.inode.Size))
 	f.mu.dirty = false
 	f.mu.Unlock()
 	f.row = row{}
 	f.closeBlobs()
-	switch {
-	case st == nil:
-	case strings.HasSuffix(st.Name(), keptSuffix): // as the row names it
-		st.Leave()
-	default: // the row names another link of it
-		discard(st)
-	}
+	old.discard() // the row names other links of its files
 }
 
 // Abort drops session id, which a dead process left.
@@ -279,11 +273,16 @@ func (s *Sessions) Abort(ctx context.Context, id int64) error {
 // dropRow deletes a session of a dead process and what it kept.
 func (s *Sessions) dropRow(info Info) error {
 	err := s.db.Write(func(tx *schema.Tx) error { return deleteRow(tx, info.ID) })
-	if err == nil && info.staging != "" {
-		os.Remove(s.stagingPath(strings.TrimSuffix(info.staging, keptSuffix)))
-		s.unkeep(info.staging, info.Synced)
+	if err != nil {
+		return err
 	}
-	return err
+	for _, name := range []string{info.staging, info.overlay} {
+		if name != "" {
+			os.Remove(s.stagingPath(strings.TrimSuffix(name, keptSuffix)))
+			s.unkeep(info.Synced, kept{name: name})
+		}
+	}
+	return nil
 }
 
 // adopt makes a File of a recorded session, known to nobody else, with change
@@ -312,19 +311,38 @@ func (s *Sessions) adopt(id int64, write bool) (*File, Info, error) {
 		return nil, info, err
 	}
 	f.mu.dirty, f.mu.mtime, f.mu.changed = true, info.Mtime, info.Mtime
-	f.row = row{id: id, synced: info.Synced, full: true}
-	if info.staging != "" {
-		if f.mu.content.staging, err = s.openKept(info.staging, write); err != nil {
-			return nil, info, err
-		}
-		f.row.link, f.row.linked = info.staging, f.mu.content.staging
+	f.row = row{id: id, synced: info.Synced, full: true, losses: f.losses}
+	if err := f.adoptFiles(info, write); err != nil {
+		f.mu.content.discard()
+		return nil, info, err
 	}
 	return f, info, nil
 }
 
+// adoptFiles opens the files of a recorded session.
+func (f *File) adoptFiles(info Info, write bool) (err error) {
+	c := &f.mu.content
+	if info.staging != "" {
+		if c.staging, err = f.s.openKept(info.staging, write); err != nil {
+			return err
+		}
+		f.row.file = kept{info.staging, c.staging}
+	}
+	if info.overlay != "" {
+		if c.overlay, err = f.s.blobs.OpenStaging(info.overlay); err != nil {
+			return err
+		}
+		f.row.over = kept{info.overlay, c.overlay}
+		if write {
+			os.Remove(f.s.stagingPath(strings.TrimSuffix(info.overlay, keptSuffix)))
+		}
+	}
+	return nil
+}
+
 // readContent reads where the bytes of a session are.
 func readContent(tx *schema.Tx, in Info) (content, error) {
-	c := content{size: in.Size, base: in.base}
+	c := content{size: in.Size, base: in.base, over: in.over}
 	if !c.base.IsZero() {
 		s := tx.Stmt("SELECT size FROM blob WHERE hash = ?")
 		s.BindBytes(1, c.base[:])

@@ -167,6 +167,9 @@ func (f *File) seal(ctx context.Context) (stored, error) {
 			return stored{}, err
 		}
 	}
+	if err := f.flatten(); err != nil {
+		return stored{}, err
+	}
 	if err := f.openBase(); err != nil {
 		return stored{}, err
 	}
@@ -239,15 +242,15 @@ func (s *Sessions) putBlob(tx *schema.Tx, st stored) (blobstore.Hash, error) {
 func (f *File) published(in pathtree.Inode) {
 	f.mu.Lock()
 	c := clean(in.Hash, in.Size)
-	if old := &f.mu.content; old.inMem && in.Size <= blobstore.InlineMax {
-		c.inMem, c.buf = true, old.buf
+	if now := &f.mu.content; now.inMem && in.Size <= blobstore.InlineMax {
+		c.inMem, c.buf = true, now.buf
 	}
-	st := f.mu.content.staging
+	old := f.mu.content
 	f.setContent(c)
 	f.mu.inode = in
 	f.mu.dirty, f.mu.clearSetID = false, false
 	f.mu.Unlock()
-	discard(st)
+	old.discard()
 	ended := f.row
 	f.row, f.made = row{}, place{}
 	f.s.settled(ended, in.Hash)
@@ -289,7 +292,7 @@ func (f *File) settle(ctx context.Context) (blobstore.Hash, error) {
 		in, err := f.publish(ctx)
 		return in.Hash, err
 	case f.row.synced && !f.row.stale:
-		return blobstore.Hash{}, nil
+		return blobstore.Hash{}, f.confirm()
 	}
 	if err := f.linked(); err != nil {
 		_, err = f.notPublished(err) // without links it ends with this process in any case
@@ -300,15 +303,10 @@ func (f *File) settle(ctx context.Context) (blobstore.Hash, error) {
 			return blobstore.Hash{}, err
 		}
 	}
-	if c.staging != nil {
-		if err := f.keep(); err != nil {
-			return blobstore.Hash{}, err
-		}
-		if err := c.staging.Sync(); err != nil {
-			return blobstore.Hash{}, err
-		}
+	if err := f.save(true); err != nil {
+		return blobstore.Hash{}, err
 	}
-	return c.base, f.save(true)
+	return c.base, f.confirm()
 }
 
 // Abort drops what is not published.
@@ -323,7 +321,7 @@ func (f *File) drop() {
 	if !f.mu.dirty {
 		return
 	}
-	st := f.mu.content.staging
+	old := f.mu.content
 	f.mu.Lock()
 	f.setContent(clean(f.mu.inode.Hash, f.mu.inode.Size))
 	f.mu.dirty, f.mu.clearSetID = false, false
@@ -331,7 +329,7 @@ func (f *File) drop() {
 	f.refused = nil
 	f.since.Store(0)
 	f.due.Store(0)
-	discard(st)
+	old.discard()
 	f.unclaim()
 }
 
@@ -339,18 +337,20 @@ func (f *File) drop() {
 func (f *File) unclaim() {
 	r := f.row
 	f.row = row{}
-	if r.id == 0 && r.link == "" {
+	if r.id == 0 {
 		return
 	}
 	del := func(tx *schema.Tx) error { return deleteRow(tx, r.id) }
 	err := f.s.db.Write(del)
-	if err != nil && r.link != "" { // perhaps it is this very file that fills the disk
-		os.Remove(f.s.stagingPath(r.link))
+	if err != nil && r.file.name != "" { // perhaps it is this very file that fills the disk
+		for _, k := range r.files() {
+			os.Remove(f.s.stagingPath(k.name))
+		}
 		err = f.s.db.Write(del)
 	}
 	if err != nil {
 		f.s.log.Warn("ended session not deleted", "session", r.id, "error", err)
 		return
 	}
-	f.s.unkeep(r.link, r.synced)
+	f.s.unkeep(r.synced, r.files()...)
 }

@@ -1,60 +1,87 @@
 package writesession
 
 import (
+	"slices"
+
 	"zombiezen.com/go/sqlite"
 
-	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/schema"
 )
 
 // row is what write_session and write_chunk hold of a File.
 type row struct {
-	id     int64              // 0: no row
-	stale  bool               // f changed since it was written
-	synced bool               // an fsync was answered with it
-	full   bool               // the content moved: all chunks are written anew
-	saved  spans              // runs of the staging file that write_chunk has
-	sealed bool               // the base is a new blob file, which may have no row yet
-	link   string             // name of the staging file in the row; '' none
-	linked *blobstore.Staging // what link is of
+	id     int64 // 0: no row
+	stale  bool  // f changed since it was written
+	synced bool  // an fsync was answered with it
+	sure   bool  // a power cut cannot take it
+	losses int64 // DB.Losses before it was written
+	full   bool  // the content moved: all chunks are written anew
+	sealed bool  // the base is a new blob file, which may have no row yet
+
+	// What it says.
+	saved          spans // runs of the staging file that write_chunk has
+	size, baseSize int64
+	file, over     kept // staging file, overlay
+}
+
+// files returns the links that the row names.
+func (r *row) files() (links []kept) {
+	for _, k := range []kept{r.file, r.over} {
+		if k.name != "" {
+			links = append(links, k)
+		}
+	}
+	return links
 }
 
 // save records the dirty f so that a later process can recover it: bytes in
-// memory as one chunk, otherwise the runs that are in the staging file. What
-// was recorded for an fsync is replaced only by the next fsync, so that it
-// never names bytes that a power cut can take. change must be held.
-func (f *File) save(synced bool) error {
-	r := &f.row
+// memory as one chunk, otherwise the runs that are in the staging file and the
+// overlay. What was recorded for an fsync is replaced only by the next fsync, so
+// that it never names bytes that a power cut can take. change must be held.
+func (f *File) save(synced bool) (err error) {
+	r, c := &f.row, &f.mu.content
 	switch {
 	case !f.mu.dirty, r.synced && !synced:
 		return nil
 	case r.id != 0 && !r.stale && r.synced == synced:
 		return nil
 	}
-	old := r.link
-	if f.mu.content.staging == nil {
-		r.link, r.linked = "", nil
-	} else if err := f.keep(); err != nil {
+	next := row{synced: synced, losses: f.s.db.Losses(), sealed: r.sealed, size: c.size, baseSize: c.baseSize}
+	defer func() {
+		if err != nil {
+			f.s.unlink(next.files(), r.files())
+		}
+	}()
+	if next.file, err = f.s.keep(c.staging, r.file); err != nil {
 		return err
 	}
-	id := r.id
-	err := f.s.db.Write(func(tx *schema.Tx) (err error) {
+	if next.over, err = f.s.keep(c.overlay, r.over); err != nil {
+		return err
+	}
+	if synced {
+		for _, k := range next.files() {
+			if err := k.of.Sync(); err != nil {
+				return err
+			}
+		}
+	}
+	err = f.s.db.Write(func(tx *schema.Tx) (err error) {
 		found := false
-		if id, found, err = f.putSession(tx, r.id, synced); err != nil {
+		if next.id, found, err = f.putSession(tx, r.id, &next); err != nil {
 			return err
 		}
+		id := next.id
 		if !found {
 			if err := putPlace(tx, id, f.made); err != nil {
 				return err
 			}
 		}
-		c := &f.mu.content
 		if r.sealed && !c.base.IsZero() {
 			if err := f.s.blobs.AddFile(tx, c.base, c.baseSize); err != nil {
 				return err
 			}
 		}
-		if r.full || !found {
+		if r.full || !found || r.losses != next.losses {
 			return c.putChunks(tx, id)
 		}
 		return c.updateChunks(tx, id, r.saved)
@@ -62,18 +89,22 @@ func (f *File) save(synced bool) error {
 	if err != nil {
 		return err
 	}
-	if old != r.link {
-		f.s.unkeep(old, r.synced || synced)
-	}
-	f.row = row{id: id, synced: synced, sealed: r.sealed, saved: append(r.saved[:0], f.mu.content.own...), link: r.link, linked: r.linked}
+	f.s.unkeep(true, without(r.files(), next.files())...)
+	next.saved = append(r.saved[:0], c.own...)
+	f.row = next
 	f.since.Store(0)
 	f.s.stats.saved.Add(1)
 	return nil
 }
 
-// putSession updates the session row id, or adds one when there is none: with
-// id 0, or when its commit was lost.
-func (f *File) putSession(tx *schema.Tx, id int64, synced bool) (newID int64, found bool, err error) {
+// without returns the links in a that are not in b.
+func without(a, b []kept) []kept {
+	return slices.DeleteFunc(a, func(k kept) bool { return slices.Contains(b, k) })
+}
+
+// putSession updates the session row id to next, or adds one when there is none:
+// with id 0, or when its commit was lost.
+func (f *File) putSession(tx *schema.Tx, id int64, next *row) (newID int64, found bool, err error) {
 	bind := func(s *sqlite.Stmt) *sqlite.Stmt {
 		c := &f.mu.content
 		s.BindText(1, f.s.owner.name)
@@ -85,15 +116,17 @@ func (f *File) putSession(tx *schema.Tx, id int64, synced bool) (newID int64, fo
 		}
 		s.BindInt64(5, c.size)
 		s.BindInt64(6, f.mu.mtime)
-		s.BindText(7, f.row.link)
-		s.BindBool(8, synced)
+		s.BindText(7, next.file.name)
+		s.BindBool(8, next.synced)
 		s.BindInt64(9, now())
+		s.BindText(10, next.over.name)
+		s.BindBytes(11, c.over.encode())
 		return s
 	}
 	if id != 0 {
 		s := bind(tx.Stmt(`UPDATE write_session SET owner = ?, branch = ?, ino = ?, base = ?, size = ?, mtime = ?,
-			staging = ?, synced = ?, updated = ? WHERE id = ?`))
-		s.BindInt64(10, id)
+			staging = ?, synced = ?, updated = ?, overlay = ?, over = ? WHERE id = ?`))
+		s.BindInt64(12, id)
 		if _, err := s.Step(); err != nil {
 			return 0, false, err
 		}
@@ -101,8 +134,8 @@ func (f *File) putSession(tx *schema.Tx, id int64, synced bool) (newID int64, fo
 			return id, true, nil
 		}
 	}
-	s := bind(tx.Stmt(`INSERT INTO write_session (id, owner, branch, ino, base, size, mtime, staging, synced, updated, created)
-		VALUES ((SELECT coalesce(max(id), 1) + 1 FROM write_session), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9)`))
+	s := bind(tx.Stmt(`INSERT INTO write_session (id, owner, branch, ino, base, size, mtime, staging, synced, updated, overlay, over, created)
+		VALUES ((SELECT coalesce(max(id), 1) + 1 FROM write_session), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?9)`))
 	if _, err := s.Step(); err != nil {
 		return 0, false, err
 	}
