@@ -32,6 +32,7 @@ type Staging struct {
 		running int   // hashers at work on this file
 		ended   bool
 		taken   bool  // chaining values were taken from other blobs, unseen
+		named   bool  // its names are on the disk
 		failed  error // of an fsync, after which none can be trusted
 	}
 	idle sync.Cond // running fell to 0
@@ -143,10 +144,18 @@ const maxWrite = 256 << 10
 // ReadAt is io.ReaderAt, over what was written.
 func (st *Staging) ReadAt(p []byte, off int64) (int, error) { return st.f.ReadAt(p, off) }
 
-// Sync returns when what was written is on the disk, under its name.
+// Link gives the file a second name in staging/.
+func (st *Staging) Link(name string) error {
+	st.mu.Lock()
+	st.mu.named = false
+	st.mu.Unlock()
+	return os.Link(st.s.stagingPath(st.name), st.s.stagingPath(name))
+}
+
+// Sync returns when what was written is on the disk, under its names.
 func (st *Staging) Sync() error {
 	st.mu.Lock()
-	err := st.mu.failed
+	named, err := st.mu.named, st.mu.failed
 	st.mu.Unlock()
 	if err == nil {
 		if err = st.s.fs.sync(st.f); err != nil {
@@ -155,10 +164,16 @@ func (st *Staging) Sync() error {
 			st.mu.Unlock()
 		}
 	}
+	if err == nil && !named {
+		err = st.s.fs.syncDir(filepath.Join(st.s.dir, "staging"))
+	}
 	if err != nil {
 		return fmt.Errorf("staging file %s: %w", st.name, err)
 	}
-	return st.s.fs.syncDir(filepath.Join(st.s.dir, "staging"))
+	st.mu.Lock()
+	st.mu.named = true
+	st.mu.Unlock()
+	return nil
 }
 
 // Truncate sets the size of the file in bytes.
@@ -192,6 +207,15 @@ func (st *Staging) Punch(off, n int64) error {
 		}
 	}
 	return nil
+}
+
+// Allocated returns the disk space that the file takes, in bytes.
+func (st *Staging) Allocated() int64 {
+	var s unix.Stat_t
+	if unix.Fstat(int(st.f.Fd()), &s) != nil {
+		return 0
+	}
+	return s.Blocks * 512
 }
 
 func (st *Staging) size() (int64, error) {

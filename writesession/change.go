@@ -174,7 +174,7 @@ func (f *File) load(size int64) error {
 	f.setContent(c)
 	f.mu.Unlock()
 	f.row.full = true
-	old.discard()
+	f.discard(old)
 	return nil
 }
 
@@ -365,11 +365,6 @@ func (f *File) zero(off, end int64) error {
 		f.touch()
 		return nil
 	}
-	_, err := f.put(off, end, func(st *blobstore.Staging, at span) (int64, error) {
-		if err := st.Punch(at.off, at.len()); err != nil {
-			return 0, err
-		}
-		return at.len(), nil
-	})
+	_, err := f.put(off, end, punch)
 	return err
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -114,19 +113,6 @@ func readStaging(st *blobstore.Staging, p []byte, off int64) error {
 	}
 	clear(p[n:])
 	return nil
-}
-
-// discard removes the files of c, which is no longer anybody's content.
-func (c content) discard() {
-	for _, st := range [...]*blobstore.Staging{c.staging, c.overlay} {
-		switch {
-		case st == nil:
-		case strings.HasSuffix(st.Name(), keptSuffix): // it is open by the name that a row has
-			st.Leave()
-		default:
-			st.Discard() // what remains is collected when this process is gone
-		}
-	}
 }
 
 // overwritten records that [off, end) is in the staging file now, or zero.

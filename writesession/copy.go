@@ -71,7 +71,7 @@ func (f *File) share(h blobstore.Hash, size, off, n int64) bool {
 	f.touch()
 	f.mu.Unlock()
 	f.row.full = true
-	old.discard()
+	f.discard(old)
 	f.s.stats.shared.Add(1)
 	return true
 }

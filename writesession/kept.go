@@ -12,47 +12,56 @@ import (
 	"github.com/alkdev/alkfs/schema"
 )
 
-// A recorded session names its staging file and its overlay by second links,
-// NAME-kept. The first link of the staging file becomes the blob when the session
-// is published; the second ones stay until the transaction that publishes can no
-// longer be lost and, for a synced session, until the blob is on the disk too. So
-// at every moment of a publish a crash leaves either the new version or the
-// session.
+// A recorded session names its staging file by a second link, NAME-kept. The
+// first one becomes the blob when the session is published; the second stays
+// until the transaction that publishes can no longer be lost and, for a synced
+// session, until the blob is on the disk too. So at every moment of a publish
+// a crash leaves either the new version or the session. An overlay has one name,
+// which stays as long.
 const keptSuffix = "-kept"
 
 func (s *Sessions) stagingPath(name string) string {
 	return filepath.Join(s.db.Dir(), stagingDir, name)
 }
 
-// kept is such a link.
+// kept is a file in staging/ that stays while a session needs it.
 type kept struct {
-	name string // in staging/
+	name string
 	of   *blobstore.Staging
 }
 
-// keep returns the link to st, which is k or made now.
-func (s *Sessions) keep(st *blobstore.Staging, k kept) (kept, error) {
-	switch st {
-	case nil:
-		return kept{}, nil
-	case k.of:
-		return k, nil
-	}
-	name := st.Name() + keptSuffix
-	return kept{name, st}, os.Link(s.stagingPath(st.Name()), s.stagingPath(name))
+// remove ends the keeping.
+func (s *Sessions) remove(k kept) {
+	os.Remove(s.stagingPath(k.name))
+	k.leave()
 }
 
-// unlink removes the links that are in none of those that a row names.
-func (s *Sessions) unlink(links, named []kept) {
-	for _, k := range without(links, named) {
-		os.Remove(s.stagingPath(k.name))
+// leave closes an overlay; the staging file is closed with the content.
+func (k kept) leave() {
+	if k.of != nil && k.of.Name() == k.name {
+		k.of.Leave()
 	}
 }
 
-// unkeep removes links once nothing needs them: when what was written to the
+// discard removes the files of c, which is f's content no longer, but for what
+// the row of f has. change must be held.
+func (f *File) discard(c content) {
+	if st := c.staging; st != nil {
+		if strings.HasSuffix(st.Name(), keptSuffix) { // it is open by the name that the row has
+			st.Leave()
+		} else {
+			st.Discard() // what remains is collected when this process is gone
+		}
+	}
+	if st := c.overlay; st != nil && st != f.row.over.of && st != f.row.spare.of {
+		st.Discard()
+	}
+}
+
+// unkeep removes files once nothing needs them: when what was written to the
 // database up to now cannot be lost to a kill or, after an fsync, a power cut.
-func (s *Sessions) unkeep(synced bool, links ...kept) {
-	if len(links) == 0 {
+func (s *Sessions) unkeep(synced bool, files ...kept) {
+	if len(files) == 0 {
 		return
 	}
 	losses := s.db.Losses()
@@ -62,11 +71,11 @@ func (s *Sessions) unkeep(synced bool, links ...kept) {
 			commit = s.db.Sync
 		}
 		if err := commit(); err != nil || s.db.Losses() != losses {
-			s.log.Warn("staging files kept", "files", links, "error", err)
+			s.log.Warn("staging files kept", "files", files, "error", err)
 			return
 		}
-		for _, k := range links {
-			os.Remove(s.stagingPath(k.name))
+		for _, k := range files {
+			s.remove(k)
 		}
 	})
 }
@@ -90,7 +99,7 @@ func (s *Sessions) settled(r row, h blobstore.Hash) {
 			return // the next process looks
 		}
 		for _, k := range r.files() {
-			os.Remove(s.stagingPath(k.name))
+			s.remove(k)
 		}
 	})
 }

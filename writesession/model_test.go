@@ -250,7 +250,7 @@ func (w *world) recorded(t *rapid.T, f *File, want []byte) {
 		return err
 	})
 	got.staging, got.overlay = w.copyOf(info.staging), w.copyOf(info.overlay)
-	defer got.discard()
+	defer f.discard(got)
 	g := newFile(w.s, w.main, pathtree.Inode{Ino: f.ino})
 	g.mu.content = got
 	defer g.closeBlobs()

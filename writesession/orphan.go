@@ -249,9 +249,10 @@ func (f *File) leave() {
 	f.setContent(clean(f.mu.inode.Hash, f.mu.inode.Size))
 	f.mu.dirty = false
 	f.mu.Unlock()
+	f.discard(old)
+	f.row.leave()
 	f.row = row{}
 	f.closeBlobs()
-	old.discard() // the row names other links of its files
 }
 
 // Abort drops session id, which a dead process left.
@@ -276,12 +277,11 @@ func (s *Sessions) dropRow(info Info) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{info.staging, info.overlay} {
-		if name != "" {
-			os.Remove(s.stagingPath(strings.TrimSuffix(name, keptSuffix)))
-			s.unkeep(info.Synced, kept{name: name})
-		}
+	r := row{file: kept{name: info.staging}, over: kept{name: info.overlay}}
+	if r.file.name != "" {
+		os.Remove(s.stagingPath(strings.TrimSuffix(r.file.name, keptSuffix)))
 	}
+	s.unkeep(info.Synced, r.files()...)
 	return nil
 }
 
@@ -313,7 +313,8 @@ func (s *Sessions) adopt(id int64, write bool) (*File, Info, error) {
 	f.mu.dirty, f.mu.mtime, f.mu.changed = true, info.Mtime, info.Mtime
 	f.row = row{id: id, synced: info.Synced, full: true, losses: f.losses}
 	if err := f.adoptFiles(info, write); err != nil {
-		f.mu.content.discard()
+		f.discard(f.mu.content)
+		f.row.leave()
 		return nil, info, err
 	}
 	return f, info, nil
@@ -333,9 +334,6 @@ func (f *File) adoptFiles(info Info, write bool) (err error) {
 			return err
 		}
 		f.row.over = kept{info.overlay, c.overlay}
-		if write {
-			os.Remove(f.s.stagingPath(strings.TrimSuffix(info.overlay, keptSuffix)))
-		}
 	}
 	return nil
 }

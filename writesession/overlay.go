@@ -16,8 +16,9 @@ import (
 // into the staging file, as often as crashes make it start anew, since whoever
 // reads the record lays the overlay over what it finds. That is done by the first
 // change that follows; the overlay's file stays until a record without it is on
-// the disk. So what is written over recorded bytes is written twice, and nothing
-// else is.
+// the disk, and is then the next overlay, so that a database that syncs all the
+// time has two that take turns and makes no files. What is written over recorded
+// bytes is written twice, and nothing else is.
 
 // guards reports whether byte off of st is one that an fsync recorded, and up to
 // where that holds.
@@ -76,15 +77,27 @@ func (f *File) put(off, end int64, do func(st *blobstore.Staging, at span) (int6
 	return done, nil
 }
 
-// openOverlay returns the overlay, made if need be. change must be held.
+// punch makes a run read as zeros.
+func punch(st *blobstore.Staging, at span) (int64, error) {
+	if err := st.Punch(at.off, at.len()); err != nil {
+		return 0, err
+	}
+	return at.len(), nil
+}
+
+// openOverlay returns the overlay, made if need be. It may have bytes of old
+// outside over. change must be held.
 func (f *File) openOverlay() (*blobstore.Staging, error) {
 	c := &f.mu.content
 	if c.overlay != nil {
 		return c.overlay, nil
 	}
-	st, err := f.s.blobs.NewStaging()
-	if err != nil {
-		return nil, err
+	st := f.row.spare.of
+	if st == nil {
+		var err error
+		if st, err = f.s.blobs.NewStaging(); err != nil {
+			return nil, err
+		}
 	}
 	f.mu.Lock()
 	c.overlay = st
@@ -100,30 +113,8 @@ func (f *File) cut(size int64) error {
 	if err := c.staging.Truncate(max(size, guarded)); err != nil {
 		return err
 	}
-	if c.overlay != nil && size < guarded {
-		if err := c.overlay.Truncate(size); err != nil {
-			return err
-		}
-	}
-	for at := size; at < guarded; {
-		over, end := f.row.guards(c.staging, at)
-		end = min(end, guarded)
-		if !over {
-			if err := c.staging.Punch(at, end-at); err != nil {
-				return err
-			}
-			at = end
-			continue
-		}
-		if _, err := f.openOverlay(); err != nil {
-			return err
-		}
-		f.mu.Lock()
-		c.over.add(at, end)
-		f.mu.Unlock()
-		at = end
-	}
-	return nil
+	_, err := f.put(size, min(guarded, c.size), punch)
+	return err
 }
 
 // confirm returns when the record of the last fsync is on the disk. change must
@@ -179,11 +170,9 @@ func (f *File) fold() error {
 			return err
 		}
 	}
-	old := content{overlay: c.overlay}
 	f.mu.Lock()
-	c.over, c.overlay = nil, nil
+	c.over, c.overlay = nil, nil // the file is the row's
 	f.mu.Unlock()
-	old.discard()
 	return nil
 }
 

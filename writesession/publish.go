@@ -250,7 +250,7 @@ func (f *File) published(in pathtree.Inode) {
 	f.mu.inode = in
 	f.mu.dirty, f.mu.clearSetID = false, false
 	f.mu.Unlock()
-	old.discard()
+	f.discard(old)
 	ended := f.row
 	f.row, f.made = row{}, place{}
 	f.s.settled(ended, in.Hash)
@@ -329,7 +329,7 @@ func (f *File) drop() {
 	f.refused = nil
 	f.since.Store(0)
 	f.due.Store(0)
-	old.discard()
+	f.discard(old)
 	f.unclaim()
 }
 

@@ -1,10 +1,12 @@
 package writesession
 
 import (
-	"slices"
+	"errors"
 
+	"golang.org/x/sync/errgroup"
 	"zombiezen.com/go/sqlite"
 
+	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/schema"
 )
 
@@ -22,16 +24,26 @@ type row struct {
 	saved          spans // runs of the staging file that write_chunk has
 	size, baseSize int64
 	file, over     kept // staging file, overlay
+
+	spare kept // an overlay that it no longer names, to be the next one
 }
 
-// files returns the links that the row names.
-func (r *row) files() (links []kept) {
-	for _, k := range []kept{r.file, r.over} {
+// files returns what is kept for r.
+func (r *row) files() (files []kept) {
+	for _, k := range []kept{r.file, r.over, r.spare} {
 		if k.name != "" {
-			links = append(links, k)
+			files = append(files, k)
 		}
 	}
-	return links
+	return files
+}
+
+// leave ends the use of r's files by this process.
+func (r *row) leave() {
+	r.over.leave()
+	if r.spare.of != nil {
+		r.spare.of.Discard()
+	}
 }
 
 // save records the dirty f so that a later process can recover it: bytes in
@@ -47,22 +59,20 @@ func (f *File) save(synced bool) (err error) {
 		return nil
 	}
 	next := row{synced: synced, losses: f.s.db.Losses(), sealed: r.sealed, size: c.size, baseSize: c.baseSize}
+	if next.file, err = keepStaging(c.staging, r.file); err != nil {
+		return err
+	}
 	defer func() {
-		if err != nil {
-			f.s.unlink(next.files(), r.files())
+		if err != nil && next.file != r.file && next.file.name != "" {
+			f.s.remove(next.file)
 		}
 	}()
-	if next.file, err = f.s.keep(c.staging, r.file); err != nil {
-		return err
-	}
-	if next.over, err = f.s.keep(c.overlay, r.over); err != nil {
-		return err
+	if c.overlay != nil {
+		next.over = kept{c.overlay.Name(), c.overlay}
 	}
 	if synced {
-		for _, k := range next.files() {
-			if err := k.of.Sync(); err != nil {
-				return err
-			}
+		if err := syncFiles(c.staging, c.overlay); err != nil {
+			return err
 		}
 	}
 	err = f.s.db.Write(func(tx *schema.Tx) (err error) {
@@ -89,7 +99,18 @@ func (f *File) save(synced bool) (err error) {
 	if err != nil {
 		return err
 	}
-	f.s.unkeep(true, without(r.files(), next.files())...)
+	if r.file != next.file && r.file.name != "" {
+		f.s.unkeep(true, r.file)
+	}
+	for _, k := range []kept{r.over, r.spare} {
+		switch {
+		case k.name == "" || k == next.over:
+		case next.spare.name == "" && k.of.Allocated() <= spareMax:
+			next.spare = k
+		default:
+			f.s.unkeep(true, k)
+		}
+	}
 	next.saved = append(r.saved[:0], c.own...)
 	f.row = next
 	f.since.Store(0)
@@ -97,9 +118,32 @@ func (f *File) save(synced bool) (err error) {
 	return nil
 }
 
-// without returns the links in a that are not in b.
-func without(a, b []kept) []kept {
-	return slices.DeleteFunc(a, func(k kept) bool { return slices.Contains(b, k) })
+// spareMax is the disk space in bytes that an overlay may take to be used again.
+const spareMax = 4 << 20
+
+// keepStaging returns the link that keeps st, which is k or made now.
+func keepStaging(st *blobstore.Staging, k kept) (kept, error) {
+	switch st {
+	case nil:
+		return kept{}, nil
+	case k.of:
+		return k, nil
+	}
+	name := st.Name() + keptSuffix
+	return kept{name, st}, st.Link(name)
+}
+
+// syncFiles brings the two to the disk at once; either may be nil.
+func syncFiles(staging, overlay *blobstore.Staging) error {
+	var g errgroup.Group
+	if overlay != nil {
+		g.Go(overlay.Sync)
+	}
+	var err error
+	if staging != nil {
+		err = staging.Sync()
+	}
+	return errors.Join(err, g.Wait())
 }
 
 // putSession updates the session row id to next, or adds one when there is none:
