@@ -50,6 +50,7 @@ type Engine struct {
 	*Replica
 	o          Options
 	net        Network
+	traffic    traffic
 	grantsNews signal                            // members or buckets did
 	progress   signal                            // a peer acknowledged, connected or left
 	compare    signal                            // compare with everybody now
@@ -95,11 +96,13 @@ func NewEngine(r *Replica, net Network, o Options) *Engine {
 	if o.BulkLinks == 0 {
 		o.BulkLinks = 4
 	}
-	return &Engine{
-		Replica: r, o: o, net: net, jitter: rand.N[time.Duration],
+	e := &Engine{
+		Replica: r, o: o, traffic: traffic{of: map[identity.Key]*meters{}}, jitter: rand.N[time.Duration],
 		sessions: map[identity.Key]*live{}, problems: map[identity.Key]problem{}, tried: map[identity.Key]uint64{},
 		nearby: map[identity.Key][]string{},
 	}
+	e.net = metered{net, &e.traffic}
+	return e
 }
 
 // Run synchronises until ctx ends.

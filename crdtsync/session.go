@@ -39,6 +39,7 @@ type session struct {
 // feed is what goes to the peer of one bucket.
 type feed struct {
 	marks    chan *marks // newest marks of the peer
+	theirs   []Mark      // what the peer had when it last told
 	grants   int         // how many the peer was sent
 	sent     int64       // number of the newest change sent
 	acked    int64       // number that the peer acknowledged
@@ -208,12 +209,11 @@ func (s *session) gotMarks(m *marks) error {
 	if f == nil {
 		return nil
 	}
-	if m.Answer > 0 {
-		s.mu.Lock()
-		f.answered = max(f.answered, m.Answer)
-		s.mu.Unlock()
-		s.e.progress.wake()
-	}
+	s.mu.Lock()
+	f.theirs = m.Marks
+	f.answered = max(f.answered, m.Answer)
+	s.mu.Unlock()
+	s.e.progress.wake()
 	select { // the newest ones count
 	case old := <-f.marks:
 		m.Ask = max(m.Ask, old.Ask)

@@ -28,7 +28,9 @@ type MemberStatus struct {
 	Connected bool
 	Since     time.Time // of the connection
 	Behind    int64     // changes that it has not acknowledged; of use while connected
+	Ahead     int64     // changes that it has told of and that are not here; of use while connected
 	Err       string    // why it is not connected
+	Traffic   Traffic
 }
 
 // Status returns how every shared bucket stands, by name.
@@ -113,6 +115,7 @@ func (e *Engine) connection(b [16]byte, m *MemberStatus) error {
 	e.mu.Lock()
 	l, p := e.sessions[m.Key], e.problems[m.Key]
 	e.mu.Unlock()
+	m.Traffic = e.traffic.with(m.Key)
 	if l == nil {
 		if p.err != nil {
 			m.Err = p.err.Error()
@@ -121,13 +124,22 @@ func (e *Engine) connection(b [16]byte, m *MemberStatus) error {
 	}
 	m.Connected, m.Since = true, l.since
 	acked := int64(0)
+	var theirs []Mark
 	if f := l.find(b); f != nil {
 		l.session.mu.Lock()
-		acked = f.acked
+		acked, theirs = f.acked, f.theirs
 		l.session.mu.Unlock()
 	}
 	return e.db.Read(func(tx *schema.Tx) (err error) {
-		m.Behind, err = behind(tx, b, acked, m.Key)
+		if m.Behind, err = behind(tx, b, acked, m.Key); err != nil {
+			return err
+		}
+		sh, err := e.lookup(tx, b)
+		if err != nil {
+			return err
+		}
+		ours, err := readMarks(tx, sh.bucket.ID)
+		m.Ahead = lead(theirs, ours)
 		return err
 	})
 }

@@ -46,19 +46,39 @@ func readMarks(tx *schema.Tx, bucket int64) (marks []Mark, err error) {
 	return marks, nil
 }
 
+// stream is what a Mark is about.
+type stream struct {
+	author identity.Key
+	stream identity.Stream
+}
+
+func (m Mark) stream() stream { return stream{m.Author, m.Stream} }
+
+func byStream(marks []Mark) map[stream]uint64 {
+	seq := make(map[stream]uint64, len(marks))
+	for _, m := range marks {
+		seq[m.stream()] = m.Seq
+	}
+	return seq
+}
+
+// lead counts the changes that a node with some marks has and one with others
+// has not.
+func lead(marks, others []Mark) (n int64) {
+	have := byStream(others)
+	for _, m := range marks {
+		if at := have[m.stream()]; at < m.Seq {
+			n += int64(min(m.Seq-at, 1<<32)) // a number that nobody checked
+		}
+	}
+	return n
+}
+
 // Missing returns, in the order in which they came here, the numbers (arrived)
 // of the changes that a node with these marks does not have, up to and
 // including the newest, whose number it returns too.
 func (r *Replica) Missing(uuid [16]byte, theirs []Mark) (arrived []int64, newest int64, err error) {
-	have := map[[48]byte]uint64{}
-	key := func(m Mark) (k [48]byte) {
-		copy(k[:32], m.Author[:])
-		copy(k[32:], m.Stream[:])
-		return k
-	}
-	for _, m := range theirs {
-		have[key(m)] = m.Seq
-	}
+	have := byStream(theirs)
 	err = r.db.Read(func(tx *schema.Tx) error {
 		arrived, newest = nil, 0
 		sh, err := r.lookup(tx, uuid)
@@ -70,7 +90,7 @@ func (r *Replica) Missing(uuid [16]byte, theirs []Mark) (arrived []int64, newest
 			return err
 		}
 		for _, m := range ours {
-			if at := have[key(m)]; at < m.Seq {
+			if at := have[m.stream()]; at < m.Seq {
 				if arrived, err = appendArrived(tx, arrived, sh.bucket.ID, m, at); err != nil {
 					return err
 				}

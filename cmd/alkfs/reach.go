@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,8 +19,9 @@ func (a *app) syncNowCommand() *cobra.Command {
 		Long: `Has "alkfs serve --sync", which must be running, dial every member that is not
 connected, however long ago it was last reached, and ask the connected ones for what
 is not here. Prints for each member whether it was reached: then all that it had is
-here. The exit status is 1 when none was.`,
-		Example: "  alkfs sync now\n  alkfs sync now work --timeout 5s --json",
+here. On a terminal it shows how many changes have come; give the first sync of a
+large bucket its --timeout. The exit status is 1 when none was reached.`,
+		Example: "  alkfs sync now\n  alkfs sync now work --timeout 10m\n  alkfs sync now work --timeout 5s --json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
@@ -28,7 +30,9 @@ here. The exit status is 1 when none was.`,
 						return err
 					}
 				}
+				hide := a.showSync(cmd.Context(), s, strings.Join(args, ""))
 				reached, err := s.SyncNow(cmd.Context(), timeout)
+				hide()
 				if err != nil {
 					return err
 				}

@@ -211,7 +211,8 @@ func (a *app) syncStatusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Show what every member has and lacks", Args: cobra.NoArgs,
 		Long: `Shows, for every shared bucket and every other member, whether it is connected,
-since when, and how many changes it has not acknowledged yet.`,
+since when, how many changes it has not acknowledged yet, how many it has that are
+not here, and what goes to and comes from it, a mean of the last five seconds.`,
 		Example: "  alkfs sync status\n  alkfs sync status --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
@@ -241,29 +242,89 @@ func (a *app) printSync(b alkfs.BucketStatus, pid int) error {
 		if a.json {
 			err := a.emit("bucket", b.Name, "role", b.Role.String(), "changes", b.Changes, "waiting", b.Waiting, "pid", pid,
 				"peer", m.Key.String(), "name", m.Name, "peer_role", m.Role.String(), "connected", m.Connected,
-				"behind", m.Behind, "heard", stampText(m.Heard), "addrs", m.Addrs, "error", m.Err)
+				"behind", m.Behind, "ahead", m.Ahead, "heard", stampText(m.Heard), "addrs", m.Addrs, "error", m.Err,
+				"bytes_in", m.Traffic.In, "bytes_out", m.Traffic.Out, "rate_in", m.Traffic.InRate, "rate_out", m.Traffic.OutRate)
 			if err != nil {
 				return err
 			}
 			continue
 		}
-		state := "never connected"
-		switch {
-		case m.Connected && m.Behind == 0:
-			state = "connected, has everything"
-		case m.Connected:
-			state = fmt.Sprintf("connected, behind by %d changes", m.Behind)
-		case m.Role == alkfs.NoRole:
-			state = "revoked"
-		case !m.Heard.IsZero():
-			state = "last heard " + m.Heard.Format(time.DateTime)
-		}
-		if m.Err != "" {
-			state += " (" + m.Err + ")"
-		}
-		a.printf("  %-20s %-5s %s\n", quote(m.Name), m.Role, state)
+		a.printf("  %-20s %-5s %s\n", quote(m.Name), m.Role, memberState(m))
 	}
 	return nil
+}
+
+func memberState(m alkfs.MemberStatus) string {
+	state := "never connected"
+	switch {
+	case m.Connected:
+		state = "connected, has everything"
+		if m.Behind > 0 {
+			state = fmt.Sprintf("connected, behind by %d changes", m.Behind)
+		}
+		if m.Ahead > 0 {
+			state += fmt.Sprintf(", has %d more", m.Ahead)
+		}
+		if t := m.Traffic; t.InRate+t.OutRate > 0 {
+			state += fmt.Sprintf(", in %s/s, out %s/s", bytesText(t.InRate), bytesText(t.OutRate))
+		}
+	case m.Role == alkfs.NoRole:
+		state = "revoked"
+	case !m.Heard.IsZero():
+		state = "last heard " + m.Heard.Format(time.DateTime)
+	}
+	if m.Err != "" {
+		state += " (" + m.Err + ")"
+	}
+	return state
+}
+
+// showSync shows how many changes of all that a bucket's connected members and this
+// machine lack have come, any bucket's when name is "", until done is called.
+func (a *app) showSync(ctx context.Context, s *alkfs.Store, name string) (done func()) {
+	b := a.newBar("changes", -1, false)
+	if b.p == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer b.done()
+		most := int64(0)
+		for ctx.Err() == nil {
+			if all, _, err := s.SyncStatus(); err == nil {
+				left := lacking(all, name)
+				most = max(most, left)
+				b.at(most-left, most)
+			}
+			select {
+			case <-time.After(200 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
+
+func lacking(all []alkfs.BucketStatus, name string) (n int64) {
+	for _, b := range all {
+		if name != "" && b.Name != name {
+			continue
+		}
+		ahead := int64(0)
+		for _, m := range b.Members {
+			if m.Connected {
+				n += m.Behind
+				ahead = max(ahead, m.Ahead) // several may have the same ones
+			}
+		}
+		n += ahead
+	}
+	return n
 }
 
 func stampText(t time.Time) string {
@@ -285,7 +346,10 @@ func (a *app) syncWaitCommand() *cobra.Command {
 				ctx, cancel = context.WithTimeout(ctx, timeout)
 				defer cancel()
 			}
-			return a.with(ctx, writing, func(s *alkfs.Store) error { return s.WaitSync(ctx, args[0]) })
+			return a.with(ctx, writing, func(s *alkfs.Store) error {
+				defer a.showSync(ctx, s, args[0])()
+				return s.WaitSync(ctx, args[0])
+			})
 		},
 	}
 	c.Flags().DurationVar(&timeout, "timeout", 0, "give up after so long (default: never)")
