@@ -314,6 +314,14 @@ func TestReachAndWhere(t *testing.T) {
 	if here, _, _ := where(); here != "all" {
 		t.Errorf("after it was read: here %s", here)
 	}
+	var st struct {
+		Ahead   int
+		BytesIn int64 `json:"bytes_in"`
+	}
+	eventually(t, "the traffic in the status", func() bool {
+		must(t, json.Unmarshal([]byte(b.alkfs(t, "sync", "status", "--json")), &st))
+		return st.BytesIn > 800_000 && st.Ahead == 0
+	})
 
 	a.stop(t)
 	if r := b.try(t, "sync", "now", "work"); r.code != 1 || !strings.Contains(r.out, "not reached: ") {
@@ -333,5 +341,13 @@ func TestReachAndWhere(t *testing.T) {
 	b.stop(t)
 	if r := b.try(t, "sync", "now"); r.code != 1 || !strings.Contains(r.err, "alkfs serve --sync") {
 		t.Errorf("with nothing to ask: %+v", r)
+	}
+	if r := b.try(t, "bucket", "rm", "work"); r.code != 2 || !strings.Contains(r.err, "none is known to have everything") {
+		t.Errorf("removing a shared bucket: %+v", r)
+	}
+	b.alkfs(t, "bucket", "rm", "--force", "work")
+	b.join(t, a.ticket(t, "rw"))
+	if out := b.alkfs(t, "ls", "work"); !strings.Contains(out, "late") {
+		t.Errorf("after it was removed and joined again there is no late:\n%s", out)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,6 +46,8 @@ func (a *app) bucketCommand() *cobra.Command {
 	var force bool
 	rm := &cobra.Command{
 		Use: "rm NAME", Short: "Remove a bucket with all branches and their history",
+		Long: `Removes a bucket with all branches and their history. Of a shared bucket the other
+machines keep theirs, and with a new ticket this one can join it again.`,
 		Example: "  alkfs bucket rm --force work",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -52,7 +55,11 @@ func (a *app) bucketCommand() *cobra.Command {
 				if _, err := s.Branches(args[0]); err != nil { // does it exist?
 					return err
 				}
-				if err := a.confirm(force, fmt.Sprintf("Remove bucket %s with all its branches and history? It cannot be brought back.", quote(args[0]))); err != nil {
+				question, err := removal(s, args[0])
+				if err != nil {
+					return err
+				}
+				if err := a.confirm(force, question); err != nil {
 					return err
 				}
 				return s.RemoveBucket(args[0])
@@ -62,6 +69,25 @@ func (a *app) bucketCommand() *cobra.Command {
 	}
 	forceFlag(rm, &force)
 	return group("bucket", "Make, list, configure and remove buckets", "  alkfs bucket create work\n  alkfs mount work ./work", create, ls, a.bucketSetCommand(), rm)
+}
+
+// removal asks whether a bucket is to be removed.
+func removal(s *alkfs.Store, name string) (question string, err error) {
+	all, _, err := s.SyncStatus()
+	if err != nil {
+		return "", err
+	}
+	for _, b := range all {
+		if b.Name != name {
+			continue
+		}
+		question = fmt.Sprintf("Remove bucket %s from this machine? The %d others that share it keep theirs", quote(name), len(b.Members))
+		if b.Waiting > 0 || !slices.ContainsFunc(b.Members, func(m alkfs.MemberStatus) bool { return m.Connected && m.Behind == 0 }) {
+			question += ", but none is known to have everything that is here (`alkfs sync status`)"
+		}
+		return question + ".", nil
+	}
+	return fmt.Sprintf("Remove bucket %s with all its branches and history? It cannot be brought back.", quote(name)), nil
 }
 
 func (a *app) printBucket(s *alkfs.Store, b alkfs.Bucket) error {
