@@ -276,8 +276,8 @@ func (f *File) Sync(ctx context.Context) error {
 	return f.fail("fsync", err)
 }
 
-// settle leaves nothing of f in memory alone, and returns the blob that the
-// rest depends on.
+// settle leaves nothing of f in memory alone, and returns the blob that still has
+// to get to the disk.
 func (f *File) settle(ctx context.Context) (blobstore.Hash, error) {
 	f.change.Lock()
 	defer f.release()
@@ -306,7 +306,7 @@ func (f *File) settle(ctx context.Context) (blobstore.Hash, error) {
 	if err := f.save(true); err != nil {
 		return blobstore.Hash{}, err
 	}
-	return c.base, f.confirm()
+	return blobstore.Hash{}, f.confirm()
 }
 
 // Abort drops what is not published.

@@ -1,6 +1,7 @@
 package writesession
 
 import (
+	"context"
 	"errors"
 
 	"golang.org/x/sync/errgroup"
@@ -58,6 +59,9 @@ func (f *File) save(synced bool) (err error) {
 	case r.id != 0 && !r.stale && r.synced == synced:
 		return nil
 	}
+	if err := f.syncBase(); err != nil {
+		return err
+	}
 	next := row{synced: synced, losses: f.s.db.Losses(), sealed: r.sealed, size: c.size, baseSize: c.baseSize}
 	if next.file, err = keepStaging(c.staging, r.file); err != nil {
 		return err
@@ -86,11 +90,6 @@ func (f *File) save(synced bool) (err error) {
 				return err
 			}
 		}
-		if r.sealed && !c.base.IsZero() {
-			if err := f.s.blobs.AddFile(tx, c.base, c.baseSize); err != nil {
-				return err
-			}
-		}
 		if r.full || !found || r.losses != next.losses {
 			return c.putChunks(tx, id)
 		}
@@ -116,6 +115,19 @@ func (f *File) save(synced bool) (err error) {
 	f.since.Store(0)
 	f.s.stats.saved.Add(1)
 	return nil
+}
+
+// syncBase brings the base to the disk, before a row depends on it. change must be
+// held.
+func (f *File) syncBase() error {
+	c := &f.mu.content
+	if f.row.sealed && !c.base.IsZero() {
+		err := f.s.db.Write(func(tx *schema.Tx) error { return f.s.blobs.AddFile(tx, c.base, c.baseSize) })
+		if err != nil {
+			return err
+		}
+	}
+	return f.s.blobs.Sync(context.Background(), c.base)
 }
 
 // spareMax is the disk space in bytes that an overlay may take to be used again.
