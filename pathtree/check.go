@@ -298,8 +298,8 @@ func (ck *checker) quotas() error {
 		if err != nil {
 			return err
 		}
-		if ok != (b.Policy.QuotaBytes != 0 || b.Policy.QuotaInodes != 0) {
-			ck.report("bucket %q: its policy and what is counted disagree about whether it has a quota; set the quota again", b.Name)
+		if ok != b.Policy.limited() {
+			ck.report("bucket %q: its policy and what is counted disagree about whether it has a quota; `alkfs fsck --repair` counts anew", b.Name)
 		}
 		if !ok {
 			continue

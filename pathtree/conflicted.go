@@ -231,7 +231,7 @@ func (r *resolver) sayInode(m *member) error {
 	if err != nil {
 		return err
 	}
-	in := m.v.Inode
+	in, was := m.v.Inode, row.Inode
 	row.Ctime = r.now
 	groups, e := groupContent, notify.Event{Op: notify.OpContent, Ino: uint64(row.Ino), Old: hashBytes(row.Hash)}
 	switch {
@@ -247,8 +247,11 @@ func (r *resolver) sayInode(m *member) error {
 	if r.f.Kind == DeleteConflict && groups != 0 {
 		return r.undelete(row.Inode)
 	}
+	if err := r.charge(&was, &row.Inode); err != nil {
+		return err
+	}
 	row.groups, row.Branch, row.Stamp, row.node = groups, r.at.branch, r.at.stamp, r.at.node
-	if err := r.writeInode(rowInsert, &row, true, false); err != nil {
+	if err := r.insert(&row, false); err != nil {
 		return err
 	}
 	e.Size = row.Size
@@ -372,8 +375,8 @@ func (r *resolver) settle() error {
 	if err := r.v.tree.seal(r.tx, r.f.Branch, r.tx.NextStamp()); err != nil {
 		return err
 	}
-	im := newImporter(r.x)
-	if err := im.look(); err != nil {
+	im, err := newImporter(r.x)
+	if err != nil {
 		return err
 	}
 	im.forked[thingAt{r.f.Branch, th}] = true

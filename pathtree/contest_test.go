@@ -394,6 +394,14 @@ func TestImportRefuses(t *testing.T) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
 	}
+	policy := BucketRecord{Kind: PolicyRecord, ID: batch.Versions[0].ID, Policy: Policy{QuotaBytes: -1}}
+	err := b.db.Write(func(tx *schema.Tx) error {
+		_, err := b.tree.ImportBucket(tx, b.bucket.ID, Batch{Records: []BucketRecord{policy}})
+		return err
+	})
+	if !errors.Is(err, ErrInvalid) {
+		t.Errorf("a quota below 0: %v", err)
+	}
 	if got := b.dumpAll(); got != before {
 		t.Errorf("something has changed:\n%s", firstDifference(before, got))
 	}

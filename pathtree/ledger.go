@@ -11,8 +11,8 @@ import (
 // comes to is written once for each batch.
 type ledger struct {
 	accounts map[int64]*account // by bucket
-	changed  bool               // something was added since the batch began
 	written  bool               // the Write that runs has written all to the tables
+	after    *ledger            // then: what the Write has done since, nil until it is asked for
 	stale    bool               // the tables know better
 }
 
@@ -37,12 +37,21 @@ func columnQuota(s *sqlite.Stmt) Quota {
 // openAccount returns the account of a bucket, nil when it has no quota.
 func openAccount(tx *schema.Tx, bucket int64) (*account, error) {
 	l, ok := tx.Rider().(*ledger)
-	if !ok || l.stale {
+	switch {
+	case !ok || l.stale:
 		var err error
 		if l, err = loadLedger(tx); err != nil {
 			return nil, err
 		}
 		tx.Ride(l)
+	case l.written:
+		if l.after == nil {
+			var err error
+			if l.after, err = loadLedger(tx); err != nil {
+				return nil, err
+			}
+		}
+		l = l.after
 	}
 	return l.accounts[bucket], nil
 }
@@ -124,28 +133,35 @@ func forgetBranch(tx *schema.Tx, b Branch) error {
 }
 
 // settleQuotas writes what the batch knows to the tables, for a Write that
-// changes them and then does nothing else.
+// changes them.
 func settleQuotas(tx *schema.Tx) error {
 	l, ok := tx.Rider().(*ledger)
 	if !ok || l.stale {
 		l = &ledger{}
 		tx.Ride(l)
 	}
-	err := l.save(tx)
-	l.written = true
-	return err
+	known := l
+	if l.written {
+		known = l.after
+	}
+	l.written, l.after = true, nil
+	if known == nil {
+		return nil
+	}
+	return known.save(tx)
 }
 
 // Keep implements schema.Rider.
 func (l *ledger) Keep() {
 	if l.written {
-		*l = ledger{stale: true}
-		return
+		if l.after == nil {
+			l.after = &ledger{stale: true}
+		}
+		*l = *l.after
 	}
 	for _, a := range l.accounts {
 		for _, d := range a.added {
 			a.kept[d.branch] = a.kept[d.branch].plus(d.held)
-			l.changed = true
 		}
 		a.added = a.added[:0]
 	}
@@ -153,7 +169,7 @@ func (l *ledger) Keep() {
 
 // Undo implements schema.Rider.
 func (l *ledger) Undo() {
-	l.written = false
+	l.written, l.after = false, nil
 	for _, a := range l.accounts {
 		for _, d := range a.added {
 			a.Bytes -= d.bytes
@@ -172,11 +188,8 @@ func (l *ledger) Save(tx *schema.Tx) error {
 }
 
 func (l *ledger) save(tx *schema.Tx) error {
-	if !l.changed {
-		return nil
-	}
 	for bucket, a := range l.accounts {
-		if len(a.kept) == 0 {
+		if len(a.kept)+len(a.added) == 0 {
 			continue
 		}
 		s := tx.Stmt("UPDATE quota SET bytes = ?, inodes = ? WHERE bucket = ?")
@@ -188,6 +201,11 @@ func (l *ledger) save(tx *schema.Tx) error {
 		}
 		for id, h := range a.kept {
 			if err := addHeld(tx, id, h); err != nil {
+				return err
+			}
+		}
+		for _, d := range a.added {
+			if err := addHeld(tx, d.branch, d.held); err != nil {
 				return err
 			}
 		}

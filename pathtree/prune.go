@@ -58,12 +58,14 @@ func (t *Tree) Prune(tx *schema.Tx, cut Cut, limit int) (n int, more bool, err e
 		limit = 10000
 	}
 	now := tx.NextStamp()
-	s := sweep{tx: tx, settled: schema.StampAt(now.Time().Add(-orphanAge))}
+	s := sweep{tx: tx, settled: schema.StampAt(now.Time().Add(-orphanAge)), counted: &tallies{t: t, tx: tx}}
 	if s.pins, err = loadPins(tx, cut, now); err != nil {
 		return 0, false, fail("prune", "", err)
 	}
 	passes := []func(*pruner, int) error{s.dentries, s.inodes, s.xattrs, s.branches}
-	err = passes[p.pass](p, limit)
+	if err = passes[p.pass](p, limit); err == nil {
+		err = s.counted.done()
+	}
 	if err == nil && p.at == nil {
 		p.pass = (p.pass + 1) % len(passes)
 	}
@@ -75,6 +77,7 @@ type sweep struct {
 	tx      *schema.Tx
 	settled schema.Stamp // an inode without a name must be older than that to go
 	pins    *pins
+	counted *tallies
 	n       int // rows removed
 }
 
@@ -212,6 +215,11 @@ func (s *sweep) inodes(p *pruner, limit int) error {
 		}
 		orphan = orphan && (p.inUse == nil || !p.inUse(ino))
 		for k, r := range rows {
+			if orphan { // on a branch that follows its parent it may count; what is superseded does nowhere
+				if err := s.counted.before(r.branch, ino, r.stamp); err != nil {
+					return err
+				}
+			}
 			if gone[k] || orphan {
 				if err := deleteInode(s.tx, ino, r.version); err != nil {
 					return err

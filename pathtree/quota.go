@@ -189,6 +189,8 @@ func (t *Tree) Quota(tx *schema.Tx, bucket int64) (q Quota, ok bool, err error) 
 	return q, ok, err
 }
 
+func (p Policy) limited() bool { return p.QuotaBytes != 0 || p.QuotaInodes != 0 }
+
 // setQuota makes the limits of a bucket those of its policy. The first time it
 // counts, for which it reads every version of an inode in the store.
 func (t *Tree) setQuota(tx *schema.Tx, bucket int64, p Policy) error {
@@ -198,8 +200,7 @@ func (t *Tree) setQuota(tx *schema.Tx, bucket int64, p Policy) error {
 	if err := settleQuotas(tx); err != nil {
 		return err
 	}
-	query := "UPDATE quota SET max_bytes = ?2, max_inodes = ?3 WHERE bucket = ?1 RETURNING 1"
-	if p.QuotaBytes == 0 && p.QuotaInodes == 0 {
+	if !p.limited() {
 		for _, q := range []string{
 			"DELETE FROM quota_branch WHERE branch IN (SELECT id FROM branch WHERE bucket = ?1)",
 			"DELETE FROM quota WHERE bucket = ?1",
@@ -212,7 +213,7 @@ func (t *Tree) setQuota(tx *schema.Tx, bucket int64, p Policy) error {
 		}
 		return nil
 	}
-	s := tx.Stmt(query)
+	s := tx.Stmt("UPDATE quota SET max_bytes = ?2, max_inodes = ?3 WHERE bucket = ?1 RETURNING 1")
 	s.BindInt64(1, bucket)
 	s.BindInt64(2, p.QuotaBytes)
 	s.BindInt64(3, p.QuotaInodes)
@@ -229,24 +230,26 @@ func (t *Tree) setQuota(tx *schema.Tx, bucket int64, p Policy) error {
 	return recount(tx, bucket)
 }
 
-// RecountQuotas counts anew what the buckets with a quota hold. It reads every
-// version of an inode in the store.
+// RecountQuotas limits buckets as their policies say, and counts anew what they
+// hold. It reads every version of an inode in the store.
 func (t *Tree) RecountQuotas(tx *schema.Tx) error {
-	err := settleQuotas(tx)
+	return fail("count", "", t.recountQuotas(tx))
+}
+
+func (t *Tree) recountQuotas(tx *schema.Tx) error {
+	buckets, err := t.Buckets(tx)
 	if err != nil {
 		return err
 	}
-	s := tx.Stmt("SELECT bucket FROM quota")
-	var buckets []int64
-	for err := range schema.Rows(s) {
-		if err != nil {
+	for _, b := range buckets {
+		if err := t.setQuota(tx, b.ID, b.Policy); err != nil {
 			return err
 		}
-		buckets = append(buckets, s.ColumnInt64(0))
-	}
-	for _, b := range buckets {
-		if err := recount(tx, b); err != nil {
-			return fail("count", "", err)
+		if !b.Policy.limited() {
+			continue
+		}
+		if err := recount(tx, b.ID); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -359,4 +360,78 @@ func BenchmarkQuota(b *testing.B) {
 			})
 		})
 	}
+}
+
+// A branch that follows its parent counts what it has a version of, until
+// pruning takes that because the parent has removed the last name.
+func TestQuotaOfWhatPruningTakes(t *testing.T) {
+	w := newWorld(t)
+	f := w.make(w.main, "/f")
+	w.fill(w.main, f.Ino, 1, 100)
+	live := w.fork(w.main, "live", Origin{Live: true})
+	w.limit(1000, 0)
+	w.write(func(tx *schema.Tx) error {
+		mode := uint32(0o600)
+		_, err := live.SetAttr(tx, f.Ino, SetAttr{Mode: &mode})
+		return err
+	})
+	w.holds(200, 3)
+	w.remove(w.main, "f")
+	w.holds(100, 2)
+	w.later(48 * time.Hour)
+	cut := w.stamp()
+	w.pruneAll(cut, 0)
+	w.pruneAll(cut, 0)
+	if n := w.count("SELECT count(*) FROM inode WHERE hash IS NOT NULL"); n != 0 {
+		t.Fatalf("%d versions are left", n)
+	}
+	w.holds(0, 1)
+	w.check()
+}
+
+// What a withdrawal brings back counts instead, also where a fork has it.
+func TestQuotaOfWithdrawal(t *testing.T) {
+	w := newWorld(t)
+	w.limit(10000, 0)
+	f := w.make(w.main, "/f")
+	w.fill(w.main, f.Ino, 1, 100)
+	w.age()
+	w.fill(w.main, f.Ino, 2, 300)
+	side := w.fork(w.main, "side", Origin{})
+	w.fill(side, f.Ino, 1, 100)
+	w.holds(400, 2)
+	w.write(func(tx *schema.Tx) error {
+		_, err := w.tree.Withdraw(tx, blobstore.Sum(fmt.Append(nil, 2, 300)))
+		return err
+	})
+	w.holds(100, 2) // the fork has what it was forked from
+	checkQuota(t, w, 0, 0)
+}
+
+// One Write may set a quota and change what it counts, in any order.
+func TestQuotaSetBesideChanges(t *testing.T) {
+	w := newWorld(t)
+	w.limit(5000, 0)
+	set := func(tx *schema.Tx, bytes int64) error {
+		return w.tree.SetPolicy(tx, w.bucket.ID, Policy{QuotaBytes: bytes})
+	}
+	add := func(tx *schema.Tx, name string, number, size int64) error {
+		in, err := w.main.Create(tx, w.main.Root(), name, NewInode{})
+		if err == nil {
+			err = fill(tx, w.main, in.Ino, number, size)
+		}
+		return err
+	}
+	w.write(func(tx *schema.Tx) error { return add(tx, "before", 1, 10) })
+	run := 0
+	both := func(tx *schema.Tx) error {
+		run++
+		return errors.Join(add(tx, fmt.Sprint("f", run), 2, 100), set(tx, 3000), set(tx, 2000), add(tx, fmt.Sprint("g", run), 3, 1000))
+	}
+	w.write(both)
+	w.holds(1110, 4)
+	checkQuota(t, w, 0, 0)
+	w.fails(syscall.EDQUOT, both)
+	w.holds(1110, 4)
+	checkQuota(t, w, 0, 1)
 }

@@ -187,6 +187,9 @@ func (m *importer) applyBranchGone(r *BucketRecord) error {
 	if errors.Is(err, ErrUnknownBranch) {
 		return nil // it comes, and is gone at once
 	}
+	if err == nil {
+		err = forgetBranch(m.tx, b)
+	}
 	if err != nil {
 		return err
 	}
@@ -270,7 +273,7 @@ func (m *importer) applyPolicy(r *BucketRecord) error {
 	if err := run(s); err != nil {
 		return err
 	}
-	m.bucket.Policy = r.Policy
+	m.bucket.Policy, m.policy = r.Policy, true
 	return m.recordEvent(r, notify.OpBucket, 0, m.bucket.Name, m.bucket.ID)
 }
 

@@ -27,6 +27,9 @@ func (m *importer) refill() error {
 	})
 	for _, k := range todo {
 		since := m.inodes[k]
+		if err := m.tally.before(k.branch, k.ino, since); err != nil {
+			return err
+		}
 		for _, r := range m.seen[k.branch] {
 			if r.bound < since {
 				continue

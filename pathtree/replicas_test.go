@@ -20,9 +20,10 @@ import (
 // in any order, doubled, and over third parties.
 type swarm struct {
 	all    []*replica
-	clock  []schema.Stamp // of each; they are not right
-	parts  []Batch        // all that was ever exported, in pieces
-	told   [][]bool       // by replica and piece
+	clock  []schema.Stamp         // of each; they are not right
+	parts  []Batch                // all that was ever exported, in pieces
+	told   [][]bool               // by replica and piece
+	unsent map[int]blobstore.Hash // by replica: content written since its last export
 	serial int
 	trace  []string
 }
@@ -126,6 +127,7 @@ func (w *swarm) write(t *rapid.T) {
 	p := w.existing(t, r, v)
 	w.serial++
 	c := fmt.Sprint("content ", w.serial)
+	w.unsent[k] = blobstore.Sum([]byte(c))
 	w.try(k, fmt.Sprintf("%s: write %q %q", v.branch.Name, p, c), func(tx *schema.Tx) error {
 		in, err := v.Resolve(tx, p)
 		if err != nil {
@@ -277,6 +279,7 @@ func (w *swarm) export(t *rapid.T) {
 
 func (w *swarm) publish(t *rapid.T, r *replica, k int) {
 	b := r.export()
+	delete(w.unsent, k)
 	if b.Empty() {
 		return
 	}
@@ -410,47 +413,66 @@ func (r *replica) everything() map[string]bool {
 	return all
 }
 
-func TestReplicasConverge(t *testing.T) {
+// newSwarm makes a bucket of its own that some of the stores have.
+func newSwarm(t *rapid.T, stores []*replica, run int) (w *swarm, done func()) {
+	uuid.SetRand(rand.NewChaCha8([32]byte{byte(run), byte(run >> 8)}))
+	n := rapid.IntRange(2, len(stores)).Draw(t, "replicas")
+	w = &swarm{told: make([][]bool, n), unsent: map[int]blobstore.Hash{}}
+	name := fmt.Sprint("bucket", run)
+	first := stores[0]
+	for k, r := range stores[:n] {
+		r := &replica{world: &world{t: r.t, db: r.db, tree: r.tree}}
+		start := max(epoch, first.stamp()) + schema.Stamp(k*rapid.IntRange(0, 3000).Draw(t, "skew"))<<16
+		w.clock = append(w.clock, start)
+		r.write(func(tx *schema.Tx) (err error) {
+			tx.ObserveStamp(start)
+			if k == 0 {
+				r.bucket, err = r.tree.CreateBucket(tx, name)
+			} else {
+				r.bucket, err = r.tree.AdoptBucket(tx, w.all[0].bucket.UUID, name)
+			}
+			return err
+		})
+		w.all = append(w.all, r)
+	}
+	w.publish(t, w.all[0], 0)
+	for k := 1; k < n; k++ {
+		for p := range w.parts {
+			w.tell(t, k, p)
+		}
+	}
+	return w, func() {
+		for _, r := range w.all {
+			r.write(func(tx *schema.Tx) error { return r.tree.RemoveBucket(tx, name) })
+		}
+	}
+}
+
+// operations are what is done at random, and how often.
+func (w *swarm) operations() map[string]func(*rapid.T) {
+	return map[string]func(*rapid.T){
+		"create": w.create, "create2": w.create, "write": w.write, "chmod": w.chmod, "xattr": w.xattr,
+		"remove": w.remove, "remove2": w.remove, "rename": w.rename, "rename2": w.rename, "rename3": w.rename, "link": w.link,
+		"fork": w.fork, "snapshot": w.snapshot, "merge": w.merge, "export": w.export, "hear": w.hear, "hear2": w.hear,
+	}
+}
+
+func newStores(t *testing.T) []*replica {
 	stores := newReplicas(t, 4)
 	for _, r := range stores {
 		r.tree.now = func() time.Time { return epoch.Time().Add(1000 * time.Hour) }
 	}
-	defer uuid.SetRand(nil)
-	runs := 0
+	t.Cleanup(func() { uuid.SetRand(nil) })
+	return stores
+}
+
+func TestReplicasConverge(t *testing.T) {
+	stores, runs := newStores(t), 0
 	rapid.Check(t, func(t *rapid.T) {
 		runs++
-		uuid.SetRand(rand.NewChaCha8([32]byte{byte(runs), byte(runs >> 8)}))
-		n := rapid.IntRange(2, len(stores)).Draw(t, "replicas")
-		w := &swarm{told: make([][]bool, n)}
-		name := fmt.Sprint("bucket", runs)
-		first := stores[0]
-		for k, r := range stores[:n] {
-			r := &replica{world: &world{t: r.t, db: r.db, tree: r.tree}}
-			start := max(epoch, first.stamp()) + schema.Stamp(k*rapid.IntRange(0, 3000).Draw(t, "skew"))<<16
-			w.clock = append(w.clock, start)
-			r.write(func(tx *schema.Tx) (err error) {
-				tx.ObserveStamp(start)
-				if k == 0 {
-					r.bucket, err = r.tree.CreateBucket(tx, name)
-				} else {
-					r.bucket, err = r.tree.AdoptBucket(tx, w.all[0].bucket.UUID, name)
-				}
-				return err
-			})
-			defer r.db.Write(func(tx *schema.Tx) error { return r.tree.RemoveBucket(tx, name) })
-			w.all = append(w.all, r)
-		}
-		w.publish(t, w.all[0], 0)
-		for k := 1; k < n; k++ {
-			for p := range w.parts {
-				w.tell(t, k, p)
-			}
-		}
-		t.Repeat(map[string]func(*rapid.T){
-			"create": w.create, "create2": w.create, "write": w.write, "chmod": w.chmod, "xattr": w.xattr,
-			"remove": w.remove, "remove2": w.remove, "rename": w.rename, "rename2": w.rename, "rename3": w.rename, "link": w.link,
-			"fork": w.fork, "snapshot": w.snapshot, "merge": w.merge, "export": w.export, "hear": w.hear, "hear2": w.hear,
-		})
+		w, done := newSwarm(t, stores, runs)
+		defer done()
+		t.Repeat(w.operations())
 		w.finish(t)
 		w.compare(t)
 	})

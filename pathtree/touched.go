@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+	"zombiezen.com/go/sqlite"
 
 	"github.com/alkdev/alkfs/notify"
 	"github.com/alkdev/alkfs/schema"
@@ -355,6 +356,9 @@ func (m *importer) settle() error {
 	if err := m.recount(); err != nil {
 		return err
 	}
+	if err := m.tally.done(); err != nil {
+		return err
+	}
 	if err := m.tellConflicts(); err != nil {
 		return err
 	}
@@ -442,6 +446,9 @@ func (m *importer) recountOne(branch int64, i Ino, since schema.Stamp) error {
 		return m.setLinks(r, n)
 	}
 	r.Branch, r.node, r.groups, r.Nlink = branch, derivedNode, groupLinks, n
+	if err := m.tally.before(branch, i, r.Stamp); err != nil {
+		return err
+	}
 	if err := m.dropDerived(branch, i); err != nil {
 		return err
 	}
@@ -454,6 +461,9 @@ func (m *importer) recountOne(branch int64, i Ino, since schema.Stamp) error {
 
 // setLinks sets the count of a row in place.
 func (m *importer) setLinks(r *inodeRow, n uint32) error {
+	if err := m.tally.before(r.Branch, r.Ino, r.Stamp); err != nil {
+		return err
+	}
 	s := m.tx.Stmt("UPDATE inode SET nlink = ? WHERE ino = ? AND branch = ? AND stamp = ? AND node = ?")
 	s.BindInt64(1, int64(n))
 	s.BindInt64(2, int64(r.Ino))
@@ -543,12 +553,21 @@ func (m *importer) dropDerived(branch int64, i Ino) error {
 	if !m.anyDerived {
 		return nil
 	}
-	s := m.tx.Stmt("DELETE FROM inode WHERE ino = ? AND branch = ? AND node >= 2000000000 RETURNING stamp")
+	s := m.tx.Stmt("SELECT min(stamp) FROM inode WHERE ino = ? AND branch = ? AND node >= 2000000000")
 	s.BindInt64(1, int64(i))
 	s.BindInt64(2, branch)
-	stamps, err := columnInts(s)
-	if len(stamps) == 0 || err != nil {
+	if _, err := s.Step(); err != nil || s.ColumnType(0) == sqlite.TypeNull {
 		return err
 	}
-	return m.recountBelow(&inodeRow{Inode: Inode{Ino: i, Branch: branch, Stamp: schema.Stamp(slices.Min(stamps))}})
+	first := schema.Stamp(s.ColumnInt64(0))
+	if err := m.tally.before(branch, i, first); err != nil {
+		return err
+	}
+	s = m.tx.Stmt("DELETE FROM inode WHERE ino = ? AND branch = ? AND node >= 2000000000")
+	s.BindInt64(1, int64(i))
+	s.BindInt64(2, branch)
+	if err := run(s); err != nil {
+		return err
+	}
+	return m.recountBelow(&inodeRow{Inode: Inode{Ino: i, Branch: branch, Stamp: first}})
 }

@@ -234,6 +234,10 @@ func (r *BucketRecord) check() error {
 		if r.Fork <= 0 || r.At <= 0 || r.Fork == schema.MaxStamp || r.At == schema.MaxStamp {
 			return fmt.Errorf("a merge of %d at %d", r.Fork, r.At)
 		}
+	case PolicyRecord:
+		if p := r.Policy; p.QuotaBytes < 0 || p.QuotaInodes < 0 {
+			return fmt.Errorf("a quota of %d bytes and %d inodes", p.QuotaBytes, p.QuotaInodes)
+		}
 	}
 	return nil
 }

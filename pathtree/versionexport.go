@@ -100,13 +100,12 @@ func (x *exchange) settleExport(written []arrival, made []int64) error {
 	if len(written)+len(made) == 0 {
 		return nil
 	}
-	m := newImporter(x)
-	if err := m.look(); err != nil {
+	m, err := newImporter(x)
+	if err != nil {
 		return err
 	}
 	for _, p := range written {
 		p.Branch = x.uuids[p.at.branch]
-		var err error
 		if p.ID, err = x.id(p.at); err != nil {
 			return err
 		}

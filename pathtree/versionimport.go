@@ -19,6 +19,8 @@ import (
 //   - Of two versions with one stamp that of the greater node key counts.
 //   - Rows stay complete: what a version does not set is as it was before it.
 //   - Link counts are counted anew.
+//   - What counts towards a quota is counted, and never refused: nodes would
+//     differ. Local changes that need room then fail with EDQUOT.
 //   - What cannot be shown as it was written (see repair.go) is repaired by rows
 //     that are derived, and never exported.
 //
@@ -41,7 +43,10 @@ func (t *Tree) importBucket(tx *schema.Tx, bucket int64, b Batch) (r ImportResul
 	if err != nil {
 		return r, err
 	}
-	m := newImporter(x)
+	m, err := newImporter(x)
+	if err != nil {
+		return r, err
+	}
 	if err := m.run(&b); err != nil {
 		return ImportResult{}, err
 	}
@@ -76,6 +81,8 @@ func (t *Tree) checkBatch(b *Batch) error {
 type importer struct {
 	*exchange
 	touched
+	tally      *tally
+	policy     bool // that of the bucket is news
 	result     ImportResult
 	pending    map[inodeAt][]*Version // new versions of inodes, not yet written
 	anyAside   bool                   // some version is put aside
@@ -92,11 +99,16 @@ type thingAt struct {
 	thing
 }
 
-func newImporter(x *exchange) *importer {
-	return &importer{
-		exchange: x, touched: newTouched(), pending: map[inodeAt][]*Version{},
+func newImporter(x *exchange) (*importer, error) {
+	y, err := x.newTally()
+	m := &importer{
+		exchange: x, touched: newTouched(), tally: y, pending: map[inodeAt][]*Version{},
 		forked: map[thingAt]bool{}, contents: map[ContentRef]bool{}, node: schema.LocalNode,
 	}
+	if err != nil {
+		return nil, err
+	}
+	return m, m.look()
 }
 
 func (m *importer) run(b *Batch) error {
@@ -110,9 +122,6 @@ func (m *importer) run(b *Batch) error {
 			return err
 		}
 	}
-	if err := m.look(); err != nil {
-		return err
-	}
 	fresh, err := m.fresh(b.Versions)
 	if err != nil {
 		return err
@@ -122,13 +131,10 @@ func (m *importer) run(b *Batch) error {
 			return err
 		}
 	}
-	if err := m.settle(); err != nil {
+	if err := m.settle(); err != nil || !m.policy {
 		return err
 	}
-	if a, err := openAccount(m.tx, m.bucket.ID); a == nil || err != nil {
-		return err
-	}
-	return m.t.RecountQuotas(m.tx)
+	return m.t.setQuota(m.tx, m.bucket.ID, m.bucket.Policy)
 }
 
 // look finds out what need not be asked for again and again.

@@ -33,12 +33,16 @@ func (t *Tree) withdraw(tx *schema.Tx, h blobstore.Hash) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	counted := tallies{t: t, tx: tx}
 	for _, r := range rows { // oldest first: what is before is right already
+		if err := counted.before(r.Branch, r.Ino, r.Stamp); err != nil {
+			return nil, err
+		}
 		if err := t.withdrawRow(tx, r); err != nil {
 			return nil, err
 		}
 	}
-	return paths, t.RecountQuotas(tx)
+	return paths, counted.done()
 }
 
 // showing returns the paths at which some head shows h, given the versions that

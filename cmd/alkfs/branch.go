@@ -166,7 +166,9 @@ A quota bounds what the branches of a bucket hold together. A fork counts what i
 has beyond the moment it was forked: new files, and the size of files with new
 content. What was replaced or removed, a whole branch too, is free at once, and
 history is not counted. Whoever wants more gets "disk quota exceeded" (EDQUOT).
-A first quota reads the whole tree to count it.`,
+What comes from other machines counts and is never refused: they follow the same
+quota, and where they are over it together, nobody may write more until there is
+room. A first quota reads the whole tree to count it.`,
 		Example: "  alkfs bucket set work --policy exclusive\n  alkfs bucket set work --keep 720h\n  alkfs bucket set work --quota-bytes 10G --quota-inodes 100000\n  alkfs bucket set work --quota-bytes none",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
