@@ -38,7 +38,7 @@ var mayImport = map[string][]string{
 // may use anything.
 var only = map[string][]string{
 	"zombiezen.com/go/sqlite":        {"schema", "notify", "blobstore", "pathtree", "writesession"},
-	"modernc.org/sqlite":             {},
+	"modernc.org/sqlite":             {"schema"},
 	"database/sql":                   {},
 	"github.com/quic-go/quic-go":     {"crdtsync"},
 	"github.com/automerge":           {"crdtsync"},

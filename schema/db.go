@@ -182,6 +182,9 @@ func (db *DB) identify(tx *Tx) error {
 }
 
 func openConn(path string, readOnly bool) (*sqlite.Conn, error) {
+	if err := startEngine(); err != nil {
+		return nil, err
+	}
 	flags := sqlite.OpenReadWrite | sqlite.OpenCreate
 	name := path
 	if readOnly {

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -52,6 +54,38 @@ func BenchmarkCreate4K(b *testing.B) {
 			i++
 		}
 	})
+}
+
+// BenchmarkPutTree is what a put of a tree comes to: files of 10 KiB, twelve to
+// a directory, each committed before the next is made.
+func BenchmarkPutTree(b *testing.B) {
+	w := newWorld(b, Options{})
+	p := fill(10<<10, 0)
+	var dir pathtree.Inode
+	i := 0
+	for b.Loop() {
+		var in pathtree.Inode
+		w.write(func(tx *schema.Tx) (err error) {
+			if i%12 == 0 {
+				dir, err = w.main.Create(tx, w.main.Root(), fmt.Sprint("dir", i), pathtree.NewInode{Mode: unix.S_IFDIR | 0o755})
+				if err != nil {
+					return err
+				}
+			}
+			in, err = w.main.Create(tx, dir.Ino, fmt.Sprint("file", i), pathtree.NewInode{Mode: 0o644})
+			return err
+		})
+		p[0], p[1], p[2] = byte(i), byte(i>>8), byte(i>>16)
+		f := w.openInode(w.main, in)
+		w.put(f, 0, p)
+		w.publish(f)
+		w.shut(f)
+		if err := w.db.Commit(); err != nil {
+			b.Fatal(err)
+		}
+		w.db.Ahead() // as sftpsrv does when it has answered
+		i++
+	}
 }
 
 func BenchmarkWrite1GiB(b *testing.B) {
