@@ -103,11 +103,11 @@ func (s *Store) open(ctx context.Context, o Options) error {
 		if err := makeDir(s.dir); err != nil {
 			return fmt.Errorf("make store: %w", err)
 		}
-		private, err := nodeKey(s.dir)
+		own, err := nodeKey(s.dir)
 		if err != nil {
 			return fmt.Errorf("store %s: %w", s.dir, err)
 		}
-		key = private.Public().(ed25519.PublicKey)
+		key = own.private.Public().(ed25519.PublicKey)
 	}
 	var err error
 	if s.db, err = schema.Open(ctx, s.dir, schema.Options{ReadOnly: o.ReadOnly, NodeKey: key, Logger: s.logger("schema")}); err != nil {

@@ -109,7 +109,7 @@ func (s *Store) backup(ctx context.Context, dir string, o BackupOptions) (r Back
 		}
 	}
 	for _, name := range storeKeys {
-		if err := copyFile(filepath.Join(s.dir, name), filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := copyFile(filepath.Join(fresh, name), filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return r, err
 		}
 	}
@@ -167,7 +167,8 @@ func (s *Store) openBackup(dir string) (lock *os.File, err error) {
 	return lock, nil
 }
 
-// copyDatabase makes the directory fresh anew, with a copy of the database.
+// copyDatabase makes the directory fresh anew, with a copy of the database and
+// the keys that go with it.
 func (s *Store) copyDatabase(ctx context.Context, fresh string) error {
 	if err := os.RemoveAll(fresh); err != nil {
 		return err
@@ -175,8 +176,18 @@ func (s *Store) copyDatabase(ctx context.Context, fresh string) error {
 	if err := os.Mkdir(fresh, 0o700); err != nil {
 		return err
 	}
+	unlock, err := lockKeys(s.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if !s.readOnly {
 		if err := s.db.Barrier(); err != nil {
+			return err
+		}
+	}
+	for _, name := range storeKeys {
+		if err := copyFile(filepath.Join(s.dir, name), filepath.Join(fresh, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

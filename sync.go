@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -57,15 +58,24 @@ type SyncOptions struct {
 // Syncer keeps the shared buckets of a store the same as those of other nodes.
 type Syncer struct {
 	s        *Store
-	engine   *crdtsync.Engine
+	o        SyncOptions
+	limits   crdtsync.Limits
+	at       net.Addr
+	node     atomic.Pointer[syncNode]
 	contents *contents
-	quic     *crdtsync.QUIC
 	worker   worker.Worker
 	lock     *os.File
 	addrs    []string
 	stop     context.CancelFunc
 	done     chan struct{}
 	err      error // of the engine; set before done is closed
+}
+
+// syncNode is what goes by the node's key.
+type syncNode struct {
+	replica *crdtsync.Replica
+	quic    *crdtsync.QUIC
+	engine  *crdtsync.Engine
 }
 
 const (
@@ -86,30 +96,23 @@ func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
 	if err := limits.Check(); err != nil {
 		return nil, err
 	}
-	y = &Syncer{s: s, done: make(chan struct{}), worker: &worker.Local{}}
+	y = &Syncer{s: s, o: o, limits: limits, done: make(chan struct{}), worker: &worker.Local{}}
 	if y.lock, err = lockFile(filepath.Join(s.dir, syncLockFile)); err != nil {
 		return nil, err
 	}
 	if len(o.Worker) > 0 {
 		y.worker = worker.New(worker.Options{Command: o.Worker})
 	}
-	r, err := s.replica(y.worker)
-	if err == nil {
-		y.quic, err = crdtsync.ListenQUIC(r, o.Addr)
-	}
+	n, err := y.listen(o.Addr)
 	if err != nil {
 		return nil, errors.Join(err, y.worker.Close(), y.lock.Close())
 	}
+	y.at = n.quic.Addr()
 	if y.addrs = o.Announce; len(y.addrs) == 0 {
-		y.addrs = announced(y.quic.Addr())
+		y.addrs = announced(n.quic.Addr())
 	}
-	y.contents = s.newContents(r, limits.Stall())
-	y.engine = crdtsync.NewEngine(r, crdtsync.Limit(y.quic, limits), crdtsync.Options{
-		Addrs: y.addrs, BulkLinks: o.Links,
-		Joined: func(n *crdtsync.Node) { y.contents.fetcher.AddPeer(n) },
-		Left:   y.contents.fetcher.RemovePeer,
-		Blobs:  y.contents.serve,
-	})
+	y.contents = s.newContents(n.replica, limits.Stall())
+	y.makeEngine(n)
 	ctx, stop := context.WithCancel(context.Background())
 	y.stop = stop
 	s.obs.syncer.Store(y)
@@ -117,15 +120,60 @@ func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
 		defer close(y.done)
 		var wg sync.WaitGroup
 		wg.Go(func() { y.publishStatus(ctx) })
-		if !o.NoMDNS {
-			wg.Go(func() { y.engine.FindNearby(ctx, y.quic.Addr()) })
-		}
 		wg.Go(func() { y.contents.run(ctx, s) })
-		y.err = y.engine.Run(ctx)
+		y.err = y.run(ctx)
 		stop()
 		wg.Wait()
 	}()
 	return y, nil
+}
+
+// listen opens a socket under the key that the node has now.
+func (y *Syncer) listen(addr string) (*syncNode, error) {
+	r, err := y.s.replica(y.worker)
+	if err != nil {
+		return nil, err
+	}
+	q, err := crdtsync.ListenQUIC(r, addr)
+	return &syncNode{replica: r, quic: q}, err
+}
+
+func (y *Syncer) makeEngine(n *syncNode) {
+	n.engine = crdtsync.NewEngine(n.replica, crdtsync.Limit(n.quic, y.limits), crdtsync.Options{
+		Addrs: y.addrs, BulkLinks: y.o.Links,
+		Joined: func(p *crdtsync.Node) { y.contents.fetcher.AddPeer(p) },
+		Left:   y.contents.fetcher.RemovePeer,
+		Blobs:  y.contents.serve,
+	})
+	y.node.Store(n)
+}
+
+// run synchronises until ctx ends, and when the node's key is replaced, goes on
+// with the new one on the same address.
+func (y *Syncer) run(ctx context.Context) error {
+	for {
+		n := y.node.Load()
+		err := y.runNode(ctx, n)
+		if err2 := n.quic.Close(); !errors.Is(err, crdtsync.ErrReplaced) {
+			return errors.Join(err, err2)
+		}
+		if n, err = y.listen(y.at.String()); err != nil {
+			return fmt.Errorf("go on with the node's new key: %w", err)
+		}
+		y.s.log.Info("this node has another key", "key", n.replica.Key().String())
+		y.makeEngine(n)
+	}
+}
+
+func (y *Syncer) runNode(ctx context.Context, n *syncNode) error {
+	ctx, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	if !y.o.NoMDNS {
+		wg.Go(func() { n.engine.FindNearby(ctx, n.quic.Addr()) })
+	}
+	return n.engine.Run(ctx)
 }
 
 // lockFile takes a lock that ends with the process.
@@ -162,7 +210,7 @@ func announced(a *net.UDPAddr) (addrs []string) {
 }
 
 // Addr returns where the syncer listens.
-func (y *Syncer) Addr() net.Addr { return y.quic.Addr() }
+func (y *Syncer) Addr() net.Addr { return y.at }
 
 // Addrs returns where other nodes are told to find this one.
 func (y *Syncer) Addrs() []string { return y.addrs }
@@ -177,7 +225,7 @@ func (y *Syncer) Close() error {
 	<-y.done
 	y.contents.close(y.s)
 	os.Remove(filepath.Join(y.s.dir, syncStatusFile))
-	return errors.Join(y.err, y.quic.Close(), y.worker.Close(), y.lock.Close())
+	return errors.Join(y.err, y.worker.Close(), y.lock.Close())
 }
 
 // syncState is what a syncer leaves in the store directory for others to read.
@@ -192,7 +240,7 @@ type syncState struct {
 // publishStatus writes syncStatusFile whenever something changes.
 func (y *Syncer) publishStatus(ctx context.Context) {
 	for {
-		wait := y.engine.Progress()
+		wait := y.node.Load().engine.Progress()
 		if err := y.writeStatus(); err != nil {
 			y.s.log.Error("the state of synchronisation could not be written", "err", err)
 		}
@@ -211,12 +259,13 @@ func (y *Syncer) publishStatus(ctx context.Context) {
 }
 
 func (y *Syncer) writeStatus() error {
-	drained := y.engine.Drained()
-	all, err := y.engine.Status()
+	engine := y.node.Load().engine
+	drained := engine.Drained()
+	all, err := engine.Status()
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(syncState{PID: os.Getpid(), Key: y.engine.Key().String(), Addrs: y.addrs, Drained: drained, Buckets: all})
+	b, err := json.Marshal(syncState{PID: os.Getpid(), Key: engine.Key().String(), Addrs: y.addrs, Drained: drained, Buckets: all})
 	if err != nil {
 		return err
 	}
@@ -229,11 +278,17 @@ func (y *Syncer) writeStatus() error {
 
 // replica returns this node's part in its shared buckets.
 func (s *Store) replica(w worker.Worker) (*crdtsync.Replica, error) {
-	private, err := nodeKey(s.dir)
+	k, err := s.keyring()
 	if err != nil {
 		return nil, err
 	}
-	return crdtsync.NewReplica(crdtsync.Config{DB: s.db, Tree: s.tree, Worker: w, Private: private, Logger: s.logger("crdtsync")}), nil
+	return s.replicaOf(k, w), nil
+}
+
+func (s *Store) replicaOf(k keyring, w worker.Worker) *crdtsync.Replica {
+	return crdtsync.NewReplica(crdtsync.Config{
+		DB: s.db, Tree: s.tree, Worker: w, Private: k.private, Past: k.past, Logger: s.logger("crdtsync"),
+	})
 }
 
 // syncBucket returns the replica and a bucket by name.
@@ -250,11 +305,11 @@ func (s *Store) syncBucket(name string) (r *crdtsync.Replica, b Bucket, err erro
 
 // NodeKey returns the identity of this store's node.
 func (s *Store) NodeKey() (NodeKey, error) {
-	private, err := nodeKey(s.dir)
+	k, err := nodeKey(s.dir)
 	if err != nil {
 		return NodeKey{}, err
 	}
-	return identity.KeyOf(private), nil
+	return k.key(), nil
 }
 
 // ShareOptions configures Share.
@@ -310,15 +365,12 @@ func (s *Store) Join(ctx context.Context, ticket, name, self string) (j Joined, 
 	if err != nil {
 		return j, err
 	}
-	r, err := s.replica(nil)
+	k, err := s.keyring()
 	if err != nil {
 		return j, err
 	}
-	private, err := nodeKey(s.dir)
-	if err != nil {
-		return j, err
-	}
-	q, err := crdtsync.DialQUIC(private, s.log)
+	r := s.replicaOf(k, nil)
+	q, err := crdtsync.DialQUIC(k.private, s.log)
 	if err != nil {
 		return j, err
 	}
@@ -372,7 +424,7 @@ func findMember(r *crdtsync.Replica, b pathtree.Bucket, who string) (found Membe
 	}
 	n := 0
 	for _, m := range members {
-		if m.Key != r.Key() && (m.Name == who || len(who) >= 4 && strings.HasPrefix(m.Key.String(), strings.ToLower(who))) {
+		if !m.Replaced && m.Key != r.Key() && (m.Name == who || len(who) >= 4 && strings.HasPrefix(m.Key.String(), strings.ToLower(who))) {
 			found = MemberStatus{Key: m.Key, Name: m.Name, Role: m.Role}
 			n++
 		}

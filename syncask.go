@@ -133,7 +133,7 @@ func (y *Syncer) reach(ctx context.Context, about string) ([]Reached, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	return y.engine.Reach(ctx)
+	return y.node.Load().engine.Reach(ctx)
 }
 
 // Place is a node, and how much it has of a content.

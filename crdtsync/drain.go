@@ -19,11 +19,16 @@ import (
 // was written.
 func (r *Replica) take(tx *schema.Tx, sh shared) error {
 	b, err := r.tree.ExportBucket(tx, sh.bucket.ID)
+	if err != nil || b.Empty() {
+		return err
+	}
+	m, err := r.membership(tx, sh)
 	if err != nil {
 		return err
 	}
+	author := pathtree.NodeKey(m.Heir(r.key)) // who will send it
 	for i := range b.Records {
-		e, err := encodeRecord(&b.Records[i], pathtree.NodeKey(r.key))
+		e, err := encodeRecord(&b.Records[i], author)
 		if err == nil {
 			err = putOut(tx, sh.bucket.ID, identity.Document{}, e)
 		}
@@ -33,7 +38,7 @@ func (r *Replica) take(tx *schema.Tx, sh shared) error {
 	}
 	for i := range b.Versions {
 		v := &b.Versions[i]
-		e, err := encodeVersion(v, pathtree.NodeKey(r.key))
+		e, err := encodeVersion(v, author)
 		if err == nil {
 			err = putOut(tx, sh.bucket.ID, identity.Document{Branch: v.Branch, Dir: uint64(v.Dir())}, e)
 		}
@@ -94,8 +99,14 @@ func (r *Replica) makeChanges(ctx context.Context, uuid [16]byte) (int, error) {
 		}
 	}
 	err = r.db.Write(func(tx *schema.Tx) error { return r.keep(tx, sh, all) })
+	if errors.Is(err, errMayNot) {
+		return 0, nil
+	}
 	return len(all), err
 }
+
+// errMayNot says that this node, or its key, may not write any more.
+var errMayNot = errors.New("this node may not write")
 
 // readOut groups the oldest rows of sync_out by document, the bucket's own
 // first, so that others hear of a branch before what is in it.
@@ -196,6 +207,11 @@ func markBad(tx *schema.Tx, doc int64) error {
 // keep stores the changes of a round as this node's, under the next numbers of
 // its stream, and removes what they were made of.
 func (r *Replica) keep(tx *schema.Tx, sh shared, all []*pending) error {
+	if m, err := r.membership(tx, sh); err != nil {
+		return err
+	} else if m.Role(r.key) < identity.ReadWrite {
+		return errMayNot // nobody would let the changes count; they wait
+	}
 	author, err := nodeID(tx, r.key)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package crdtsync
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -105,7 +106,7 @@ func NewEngine(r *Replica, net Network, o Options) *Engine {
 	return e
 }
 
-// Run synchronises until ctx ends.
+// Run synchronises until ctx ends; ErrReplaced when the node has another key.
 func (e *Engine) Run(ctx context.Context) error {
 	if err := e.setPlaces(e.key, e.o.Addrs); err != nil {
 		return err
@@ -137,6 +138,9 @@ func (e *Engine) drainLoop(ctx context.Context) error {
 	members := map[[16]byte]int{}
 	for {
 		gen, whole := e.db.Generation(), true
+		if yes, err := e.replaced(); err != nil || yes {
+			return cmp.Or(err, ErrReplaced)
+		}
 		uuids, err := e.Buckets()
 		if err != nil {
 			return err

@@ -145,13 +145,21 @@ func (r *Replica) addGrants(tx *schema.Tx, sh shared, encoded [][]byte) (n int, 
 	if err != nil {
 		return 0, err
 	}
+	m, err := r.membership(tx, sh)
+	if err != nil {
+		return 0, err
+	}
 	for _, b := range encoded {
 		g, err := identity.OpenGrant(b)
-		if err == nil && g.Bucket != sh.bucket.UUID {
+		if err == nil && g.Bucket != sh.bucket.UUID && !g.Everywhere() {
 			err = errors.New("a grant of another bucket")
 		}
 		if err != nil {
 			return n, fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+		if m.Refuses(&g) {
+			r.log.Warn("a grant of a key that was replaced is passed over", "issuer", g.Issuer.String(), "subject", g.Subject.String())
+			continue
 		}
 		if int(have)+n >= maxGrants {
 			return n, fmt.Errorf("%w: more than %d grants", ErrRefused, maxGrants)
@@ -190,6 +198,9 @@ func (r *Replica) grant(tx *schema.Tx, sh shared, subject identity.Key, role ide
 	if err := m.May(r.key, subject, role); err != nil {
 		return err
 	}
+	if m.Replaced(subject) {
+		return fmt.Errorf("%s was replaced by %s: name that one", subject.Short(), m.Heir(subject).Short())
+	}
 	was, _ := m.Member(subject)
 	g := identity.Grant{Bucket: sh.bucket.UUID, Subject: subject, Role: role, Serial: was.Serial + 1, Name: name, Issued: r.now().UnixNano()}
 	if g.Name == "" {
@@ -219,7 +230,7 @@ func (r *Replica) grant(tx *schema.Tx, sh shared, subject identity.Key, role ide
 // unmade granted: its grants count no longer.
 func (r *Replica) affirm(m *identity.Membership, sh shared, admin identity.Key) (encoded [][]byte, err error) {
 	for _, o := range m.All() {
-		if o.By != admin || o.Key == admin || o.Role == identity.None {
+		if m.Heir(o.By) != admin || o.Key == admin || o.Role == identity.None {
 			continue
 		}
 		g := identity.Grant{Bucket: sh.bucket.UUID, Subject: o.Key, Role: o.Role, Serial: o.Serial + 1, Name: o.Name, Issued: r.now().UnixNano()}
@@ -278,7 +289,7 @@ func (r *Replica) CommonWith(k identity.Key) (uuids [][16]byte, err error) {
 // already.
 func (r *Replica) Invite(bucket int64, role identity.Role, expires time.Time, uses int, addrs []string) (t identity.Ticket, err error) {
 	err = r.db.Write(func(tx *schema.Tx) error {
-		if err := insertShared(tx, bucket, r.key); err != nil {
+		if err := r.share(tx, bucket); err != nil {
 			return err
 		}
 		buckets, err := r.tree.Buckets(tx)
@@ -326,6 +337,9 @@ type joinRequest struct {
 	Secret [16]byte `cbor:"2,keyasint"`
 	Name   string   `cbor:"3,keyasint"` // of the node, for people
 	Addrs  []string `cbor:"4,keyasint"`
+
+	Proofs [][]byte `cbor:"5,keyasint,omitempty"` // instead: that the asker has the place of a member
+	Prove  bool     `cbor:"6,keyasint,omitempty"` // instead: the other side is to prove that
 }
 
 type joinAnswer struct {
@@ -333,6 +347,7 @@ type joinAnswer struct {
 	Name   string       `cbor:"2,keyasint"` // of the bucket
 	Owner  identity.Key `cbor:"3,keyasint"`
 	Grants [][]byte     `cbor:"4,keyasint"`
+	Proofs [][]byte     `cbor:"5,keyasint,omitempty"`
 }
 
 // redeem uses a ticket for k.

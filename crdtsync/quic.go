@@ -1,6 +1,7 @@
 package crdtsync
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -8,13 +9,18 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"sync"
 
 	"github.com/alkdev/alkfs/crdtsync/identity"
 	"github.com/alkdev/alkfs/crdtsync/transport"
 )
 
 // QUIC is the Network over QUIC.
-type QUIC struct{ e *transport.Endpoint }
+type QUIC struct {
+	e    *transport.Endpoint
+	r    *Replica       // nil where nothing but joining is asked for
+	ends sync.WaitGroup // of connections, and what is done about one that was refused
+}
 
 // ListenQUIC opens a UDP socket at addr (HOST:PORT, port 0 for any), on which
 // members of the replica's buckets may connect, and others redeem tickets.
@@ -25,7 +31,7 @@ func ListenQUIC(r *Replica, addr string) (*QUIC, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &QUIC{e}, nil
+	return &QUIC{e: e, r: r}, nil
 }
 
 // DialQUIC opens a UDP socket for dialling alone, with the key given.
@@ -36,21 +42,42 @@ func DialQUIC(private ed25519.PrivateKey, log *slog.Logger) (*QUIC, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &QUIC{e}, nil
+	return &QUIC{e: e}, nil
 }
 
 // Addr returns the address of the socket.
 func (q *QUIC) Addr() *net.UDPAddr { return q.e.Addr() }
 
 // Close ends all connections.
-func (q *QUIC) Close() error { return q.e.Close() }
+func (q *QUIC) Close() error {
+	err := q.e.Close()
+	q.ends.Wait()
+	return err
+}
 
-// Dial implements Network.
+// Dial implements Network. Where it fails since the other node has another key, or
+// since that one does not know this node's, it has the one prove to the other that
+// it is still the same: the next Dial, of the new key, then succeeds.
 func (q *QUIC) Dial(ctx context.Context, addr string, k identity.Key) (Link, error) {
 	c, err := q.e.Dial(ctx, addr, k)
+	if wrong := (*transport.WrongKeyError)(nil); errors.As(err, &wrong) {
+		return nil, cmp.Or(q.dialHeir(ctx, addr, wrong), err)
+	}
 	if err != nil {
 		return nil, err
 	}
+	q.ends.Add(1)
+	c.AfterFunc(func() {
+		defer q.ends.Done()
+		if !c.Refused() {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), dialTime)
+		defer cancel()
+		if err := q.prove(ctx, addr, k); err != nil {
+			q.r.log.Debug("a node could not be told of this one's new key", "peer", k.Short(), "err", err)
+		}
+	})
 	return quicLink{c}, nil
 }
 
@@ -79,10 +106,18 @@ func (r *Replica) answerJoin(_ context.Context, k identity.Key, request []byte) 
 	var q joinRequest
 	var a joinAnswer
 	err := decMode.Unmarshal(request, &q)
-	if err == nil {
+	about := err == nil && (q.Prove || len(q.Proofs) > 0)
+	switch {
+	case about:
+		a, err = r.answerHeir(k, &q)
+	case err == nil:
 		a, err = r.redeem(k, q)
 	}
 	switch {
+	case about && err == nil:
+	case errors.Is(err, errNoHeir):
+		r.log.Warn("a stranger claims to have the place of a member", "key", k.String(), "err", err)
+		a = joinAnswer{Err: errNoHeir.Error()}
 	case errors.Is(err, errTicket):
 		r.log.Warn("a ticket was refused", "key", k.String())
 		a = joinAnswer{Err: err.Error()}

@@ -3,6 +3,7 @@ package crdtsync
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/alkdev/alkfs/crdtsync/gate"
 	"github.com/alkdev/alkfs/crdtsync/identity"
@@ -35,7 +36,15 @@ type arrival struct {
 	change  *gate.Change
 	hash    gate.Hash
 	batch   pathtree.Batch
-	unknown int // entries of kinds that are not known here
+	names   []identity.Key // of the nodes whose versions and records these are
+	unknown int            // entries of kinds that are not known here
+}
+
+// counts reports whether what a says is to be imported: its author may write, and
+// speaks for itself or a key that it has replaced.
+func (a *arrival) counts(m *identity.Membership) bool {
+	return m.Accepts(a.Author, a.Stream, a.Seq) &&
+		!slices.ContainsFunc(a.names, func(k identity.Key) bool { return !m.Speaks(a.Author, k) })
 }
 
 // Receive takes in changes of a bucket that the node from brought, in an order
@@ -55,9 +64,9 @@ func (r *Replica) Receive(uuid [16]byte, from identity.Key, envelopes [][]byte) 
 	var refused error
 	for _, b := range envelopes {
 		a, err := open(b, uuid)
-		if err == nil && !m.Accepts(a.Author, a.Stream, a.Seq) {
+		if err == nil && !a.counts(m) {
 			if a.Author == from {
-				err = fmt.Errorf("%w: a change of %s, whose role is %s", ErrRefused, from.Short(), m.Role(from))
+				err = fmt.Errorf("%w: a change of %s that it may not make: its role is %s", ErrRefused, from.Short(), m.Role(from))
 			} else {
 				r.log.Warn("a change of a node that may not write was passed on", "author", a.Author.String(), "by", from.Short())
 				res.Void++
@@ -147,6 +156,17 @@ func open(b []byte, bucket [16]byte) (*arrival, error) {
 			return nil, fmt.Errorf("%w: a change of %s: %w", ErrRefused, e.Author.Short(), err)
 		}
 	}
+	name := func(id pathtree.VersionID) {
+		if k := identity.Key(id.Node); !slices.Contains(a.names, k) {
+			a.names = append(a.names, k)
+		}
+	}
+	for i := range a.batch.Versions {
+		name(a.batch.Versions[i].ID)
+	}
+	for i := range a.batch.Records {
+		name(a.batch.Records[i].ID)
+	}
 	return a, nil
 }
 
@@ -178,7 +198,7 @@ func (r *Replica) importAll(tx *schema.Tx, uuid [16]byte, from identity.Key, in 
 			continue
 		}
 		res.New++
-		if !m.Accepts(a.Author, a.Stream, a.Seq) {
+		if !a.counts(m) {
 			continue
 		}
 		b.Versions = append(b.Versions, a.batch.Versions...)

@@ -172,8 +172,8 @@ func encodeRecord(r *pathtree.BucketRecord, author pathtree.NodeKey) (gate.Entry
 
 // decodeEntry adds to b what an entry of document d in a change by author says.
 // It checks that the entry belongs where it is: its key is the one that it
-// would be given, and its author the one that signed. Whether what it says makes
-// sense is for pathtree.
+// would be given. Whether the author may say it in the name that it bears is for
+// counts, and whether it makes sense for pathtree.
 func decodeEntry(e gate.Entry, d identity.Document, author pathtree.NodeKey, b *pathtree.Batch) error {
 	bucketDoc := d.Branch == [16]byte{} && d.Dir == 0
 	switch e.Key[0] {
@@ -236,8 +236,6 @@ func decodeVersion(e gate.Entry, d identity.Document, author pathtree.NodeKey) (
 	switch {
 	case err != nil:
 		return v, err
-	case v.ID.Node != author:
-		return v, errors.New("a version of another node than the change's author")
 	case again.Key != e.Key:
 		return v, errors.New("a version under the key of another")
 	}
@@ -257,8 +255,6 @@ func decodeRecord(e gate.Entry, author pathtree.NodeKey) (r pathtree.BucketRecor
 	switch {
 	case err != nil:
 		return r, err
-	case r.ID.Node != author:
-		return r, errors.New("a record of another node than the change's author")
 	case again.Key != e.Key:
 		return r, errors.New("a record under the key of another")
 	}

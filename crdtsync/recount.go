@@ -21,21 +21,22 @@ func (r *Replica) recount(tx *schema.Tx, sh shared, before *identity.Membership)
 	if err != nil {
 		return err
 	}
-	envelopes, err := newlyCounted(tx, sh.bucket.ID, before, now)
-	if err != nil || len(envelopes) == 0 {
+	all, err := judged(tx, sh, before, now)
+	if err != nil || len(all) == 0 {
 		return err
 	}
 	if err := r.take(tx, sh); err != nil {
 		return err
 	}
 	var b pathtree.Batch
-	for _, e := range envelopes {
-		a, err := open(e, sh.bucket.UUID)
-		if err != nil {
-			return fmt.Errorf("%w: %w", errRecount, err)
+	for _, a := range all {
+		if a.counts(now) {
+			b.Versions = append(b.Versions, a.batch.Versions...)
+			b.Records = append(b.Records, a.batch.Records...)
 		}
-		b.Versions = append(b.Versions, a.batch.Versions...)
-		b.Records = append(b.Records, a.batch.Records...)
+	}
+	if b.Empty() {
+		return nil
 	}
 	if _, err := r.tree.ImportBucket(tx, sh.bucket.ID, b); err != nil {
 		return fmt.Errorf("%w: %w", errRecount, err)
@@ -43,34 +44,39 @@ func (r *Replica) recount(tx *schema.Tx, sh shared, before *identity.Membership)
 	return nil
 }
 
-// newlyCounted returns the envelopes that are accepted now and were not before,
-// in the order in which they came.
-func newlyCounted(tx *schema.Tx, bucket int64, before, now *identity.Membership) (envelopes [][]byte, err error) {
-	marks, err := readMarks(tx, bucket)
+// judged returns the changes that are judged otherwise now than before, in the
+// order in which they came.
+func judged(tx *schema.Tx, sh shared, before, now *identity.Membership) (all []*arrival, err error) {
+	marks, err := readMarks(tx, sh.bucket.ID)
 	if err != nil {
 		return nil, err
 	}
-	any := false
+	changed := map[identity.Key]bool{}
 	for _, m := range marks {
-		any = any || !before.Accepts(m.Author, m.Stream, m.Seq) && now.Accepts(m.Author, m.Stream, 1)
+		if !before.Alike(now, m.Author) {
+			changed[m.Author] = true
+		}
 	}
-	if !any {
+	if len(changed) == 0 {
 		return nil, nil
 	}
-	s := tx.Stmt(`SELECT node.key, stream, seq, envelope FROM sync_change JOIN node ON node.id = author WHERE +bucket = ? ORDER BY arrived`)
-	s.BindInt64(1, bucket)
+	s := tx.Stmt(`SELECT node.key, envelope FROM sync_change JOIN node ON node.id = author WHERE +bucket = ? ORDER BY arrived`)
+	s.BindInt64(1, sh.bucket.ID)
 	for err := range schema.Rows(s) {
 		if err != nil {
 			return nil, err
 		}
-		m := Mark{Seq: uint64(s.ColumnInt64(2))}
-		s.ColumnBytes(0, m.Author[:])
-		s.ColumnBytes(1, m.Stream[:])
-		if before.Accepts(m.Author, m.Stream, m.Seq) || !now.Accepts(m.Author, m.Stream, m.Seq) {
+		var k identity.Key
+		if s.ColumnBytes(0, k[:]); !changed[k] {
 			continue
 		}
-		e := schema.Bytes(s, 3)
-		envelopes = append(envelopes, e)
+		a, err := open(schema.Bytes(s, 1), sh.bucket.UUID)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errRecount, err)
+		}
+		if a.counts(before) != a.counts(now) {
+			all = append(all, a)
+		}
 	}
-	return envelopes, nil
+	return all, nil
 }

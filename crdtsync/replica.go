@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,7 @@ type Replica struct {
 	tree    *pathtree.Tree
 	worker  worker.Worker
 	private ed25519.PrivateKey
+	past    [][]byte
 	key     identity.Key
 	stream  identity.Stream // of this start
 	log     *slog.Logger
@@ -42,6 +44,7 @@ type Config struct {
 	Tree    *pathtree.Tree
 	Worker  worker.Worker
 	Private ed25519.PrivateKey
+	Past    [][]byte         // how the node came to this key, by SealHeir; nothing for its first
 	Logger  *slog.Logger     // default: discard
 	Now     func() time.Time // default: time.Now
 }
@@ -49,7 +52,7 @@ type Config struct {
 // NewReplica returns the replica of a store, with a stream of its own.
 func NewReplica(c Config) *Replica {
 	r := &Replica{
-		db: c.DB, tree: c.Tree, worker: c.Worker, private: c.Private, key: identity.KeyOf(c.Private),
+		db: c.DB, tree: c.Tree, worker: c.Worker, private: c.Private, past: c.Past, key: identity.KeyOf(c.Private),
 		log: c.Logger, now: c.Now, members: map[[16]byte]membership{},
 	}
 	if r.log == nil {
@@ -98,7 +101,20 @@ func (r *Replica) Buckets() (uuids [][16]byte, err error) {
 // Share begins to share a bucket, with this node as its owner. It does nothing
 // when the bucket is shared already.
 func (r *Replica) Share(bucket int64) error {
-	return r.db.Write(func(tx *schema.Tx) error { return insertShared(tx, bucket, r.key) })
+	return r.db.Write(func(tx *schema.Tx) error { return r.share(tx, bucket) })
+}
+
+// share makes this node the owner of a bucket that is not shared yet.
+func (r *Replica) share(tx *schema.Tx, bucket int64) error {
+	all, err := r.sharedBuckets(tx)
+	if err != nil || slices.ContainsFunc(all, func(sh shared) bool { return sh.bucket.ID == bucket }) {
+		return err
+	}
+	if err := insertShared(tx, bucket, r.key); err != nil {
+		return err
+	}
+	_, err = r.addGrants(tx, shared{bucket: pathtree.Bucket{ID: bucket}, owner: r.key}, r.past)
+	return err
 }
 
 // Adopt makes, or finds, the local copy of a bucket of others.
@@ -117,7 +133,7 @@ func (r *Replica) Adopt(uuid [16]byte, name string, owner identity.Key, grants [
 		if sh.owner != owner {
 			return fmt.Errorf("bucket %q is shared here with another owner, %s: that is not the bucket of the ticket", b.Name, sh.owner.Short())
 		}
-		_, err = r.addGrants(tx, sh, grants)
+		_, err = r.addGrants(tx, sh, append(slices.Clone(grants), r.past...))
 		return err
 	})
 	return b, err

@@ -71,7 +71,7 @@ func (r *Replica) status(tx *schema.Tx, sh shared) (st BucketStatus, err error) 
 	}
 	st = BucketStatus{UUID: sh.bucket.UUID, Name: sh.bucket.Name, Role: m.Role(r.key)}
 	for _, o := range m.All() {
-		if o.Key != r.key {
+		if o.Key != r.key && !o.Replaced {
 			if o.Name == "" { // the owner, whom nobody admitted
 				o.Name = o.Key.Short()
 			}

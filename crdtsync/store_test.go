@@ -77,7 +77,7 @@ func (s *store) admit(owner *store, b [16]byte, role identity.Role) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if _, err := s.Adopt(b, "shared", owner.Key(), grants); err != nil {
+	if _, err := s.Adopt(b, fmt.Sprintf("shared-%x", b[:4]), owner.Key(), grants); err != nil {
 		s.t.Fatal(err)
 	}
 }

@@ -114,8 +114,9 @@ func (a *app) peerCommand() *cobra.Command {
 	return group("peer", "The machines that share a bucket",
 		`  alkfs peer ls work
   alkfs peer revoke work laptop
-  alkfs peer grant work laptop ro`,
-		a.peerLsCommand(), a.peerGrantCommand(), a.peerRevokeCommand(), a.peerRenameCommand())
+  alkfs peer grant work laptop ro
+  alkfs peer rotate-key`,
+		a.peerLsCommand(), a.peerGrantCommand(), a.peerRevokeCommand(), a.peerRenameCommand(), a.peerRotateCommand())
 }
 
 func (a *app) peerLsCommand() *cobra.Command {
@@ -196,6 +197,38 @@ func (a *app) peerRevokeCommand() *cobra.Command {
 func (a *app) peerRenameCommand() *cobra.Command {
 	return a.peerChange("rename BUCKET PEER NAME", "Give a machine another name", "  alkfs peer rename work laptop ann-laptop", 3,
 		func(s *alkfs.Store, args []string) error { return s.RenameMember(args[0], args[1], args[2]) })
+}
+
+func (a *app) peerRotateCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "rotate-key", Short: "Give this machine a new key in place of the one it has", Args: cobra.NoArgs,
+		Long: `Replaces the key by which other machines know this one. The old key signs that the
+new one takes its place, with the same role, in every bucket that is shared here; what
+was written with it stays. Members hear of it when they meet this machine or one that
+has; from then on they refuse the old key. "alkfs serve --sync" may be running, and
+goes on with the new key.
+
+Tickets that this machine gave out before are void, and a backup made before holds
+the old key: make new ones.
+
+This is of use before somebody has the old key, and no help against one who used it
+while it was good. A key that was stolen is shut out by an admin ("alkfs peer revoke").`,
+		Example: "  alkfs peer rotate-key\n  alkfs peer rotate-key --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
+				old, now, err := s.RotateKey()
+				if err != nil {
+					return err
+				}
+				if a.json {
+					return a.emit("key", now.String(), "was", old.String())
+				}
+				a.printf("%s\n", now)
+				a.note("the other machines refuse the old key, %s, from when they hear of it; tickets and backups from before are to be made anew", old.Short())
+				return nil
+			})
+		},
+	}
 }
 
 func (a *app) syncCommand() *cobra.Command {

@@ -9,7 +9,9 @@
 // of arrival gives the same Membership. Those that make or unmake an admin count
 // only when the owner signed them, and those of an admin only while it is one;
 // authority so never goes in circles. A node hands its role to a new key by a
-// succession that the old key signs.
+// succession that the old key signs, which also says what the old key has signed
+// that counts: nothing else of it does. The new key may write in the name of the
+// old one, whose versions so keep their identity.
 //
 // A change of a document travels in an Envelope, signed by its author and bound
 // to bucket and document, whoever carries it. An author's envelopes are numbered

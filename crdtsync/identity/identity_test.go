@@ -41,10 +41,21 @@ func grant(t *testing.T, by, subject string, role Role, serial uint64, more ...f
 	return g
 }
 
-func handOver(t *testing.T, old, successor string) Grant {
+func handOver(t *testing.T, old, successor string, more ...func(*Grant)) Grant {
 	_, k := node(successor)
-	return grant(t, old, old, None, 1, func(g *Grant) { g.Successor = &k })
+	return grant(t, old, old, None, 2, append(more, func(g *Grant) { g.Successor = &k })...)
 }
+
+// keeping has a succession name grants of the old key that go on counting.
+func keeping(gs ...Grant) func(*Grant) {
+	return func(g *Grant) {
+		for _, o := range gs {
+			g.Kept = append(g.Kept, o.Hash())
+		}
+	}
+}
+
+func everywhere(g *Grant) { g.Bucket = [16]byte{} }
 
 func heard(s Stream, seq uint64) func(*Grant) {
 	return func(g *Grant) { g.Heard = append(g.Heard, Mark{s, seq}) }
@@ -71,7 +82,17 @@ func TestMembers(t *testing.T) {
 		{"stranger", []Grant{grant(t, "x", "x", ReadWrite, 5), grant(t, "x", "w", ReadWrite, 5)}, map[string]Role{"x": None, "w": None}},
 		{"other bucket", []Grant{grant(t, "o", "w", ReadWrite, 1, func(g *Grant) { g.Bucket[0]++ })}, map[string]Role{"w": None}},
 		{"new key", []Grant{grant(t, "o", "w", ReadWrite, 1), handOver(t, "w", "w2"), handOver(t, "w2", "w3")}, map[string]Role{"w": None, "w2": None, "w3": ReadWrite}},
-		{"new owner", []Grant{handOver(t, "o", "p"), grant(t, "p", "w", ReadWrite, 1), grant(t, "o", "v", ReadWrite, 1)}, map[string]Role{"o": None, "p": Owner, "w": ReadWrite, "v": ReadWrite}},
+		{"new owner", []Grant{handOver(t, "o", "p", keeping(grant(t, "o", "v", ReadWrite, 1))), grant(t, "p", "w", ReadWrite, 1), grant(t, "o", "v", ReadWrite, 1)}, map[string]Role{"o": None, "p": Owner, "w": ReadWrite, "v": ReadWrite}},
+		{"old key of the owner grants no more", []Grant{handOver(t, "o", "p"), grant(t, "o", "v", ReadWrite, 1)}, map[string]Role{"p": Owner, "v": None}},
+		{"new admin", []Grant{grant(t, "o", "a", Admin, 1), handOver(t, "a", "b", keeping(grant(t, "a", "v", ReadWrite, 1))), grant(t, "a", "v", ReadWrite, 1), grant(t, "a", "w", ReadWrite, 1), grant(t, "b", "x", ReadWrite, 1)},
+			map[string]Role{"a": None, "b": Admin, "v": ReadWrite, "w": None, "x": ReadWrite}},
+		{"new admin is unmade", []Grant{grant(t, "o", "a", Admin, 1), handOver(t, "a", "b", keeping(grant(t, "a", "v", ReadWrite, 1))), grant(t, "a", "v", ReadWrite, 1), grant(t, "o", "b", ReadOnly, 3)},
+			map[string]Role{"a": None, "b": ReadOnly, "v": None}},
+		{"another role for the new key", []Grant{grant(t, "o", "w", ReadWrite, 1), handOver(t, "w", "w2"), grant(t, "o", "w2", ReadOnly, 3)}, map[string]Role{"w": None, "w2": ReadOnly}},
+		{"the new key is revoked", []Grant{grant(t, "o", "w", ReadWrite, 1), handOver(t, "w", "w2"), grant(t, "o", "w2", None, 3)}, map[string]Role{"w": None, "w2": None}},
+		{"a thief's successor is revoked", []Grant{grant(t, "o", "w", ReadWrite, 1), handOver(t, "w", "thief"), handOver(t, "w", "w2"), grant(t, "o", "thief", None, 3)},
+			map[string]Role{"w": None, "w2": ReadWrite, "thief": None}},
+		{"a succession for every bucket hands over no role", []Grant{grant(t, "o", "w", ReadWrite, 1), handOver(t, "w", "w2", everywhere)}, map[string]Role{"w": ReadWrite, "w2": None}},
 		{"revoked key hands over nothing", []Grant{grant(t, "o", "w", None, 2), handOver(t, "w", "w2")}, map[string]Role{"w": None, "w2": None}},
 		{"circle of successions", []Grant{grant(t, "o", "w", ReadWrite, 1), handOver(t, "w", "w2"), handOver(t, "w2", "w")}, map[string]Role{"w": None, "w2": ReadWrite}},
 	} {
@@ -112,6 +133,60 @@ func TestAccepts(t *testing.T) {
 		if got := m.Accepts(w, c.stream, c.seq); got != c.want {
 			t.Errorf("revoked writer, stream %x number %d: %v, want %v", c.stream[0], c.seq, got, c.want)
 		}
+	}
+}
+
+// TestReplacedKey: what a key may still do that was replaced, and its heir.
+func TestReplacedKey(t *testing.T) {
+	_, owner := node("o")
+	_, w := node("w")
+	_, w2 := node("w2")
+	_, w3 := node("w3")
+	s := Stream{1}
+	kept := grant(t, "w", "w", None, 9) // it once left; of no consequence
+	grants := []Grant{
+		grant(t, "o", "w", ReadWrite, 10), kept,
+		handOver(t, "w", "w2", heard(s, 5), keeping(kept)), handOver(t, "w2", "w3", everywhere),
+	}
+	m := Members(bucket, owner, grants)
+	for _, c := range []struct {
+		key  Key
+		seq  uint64
+		want bool
+	}{{w, 5, true}, {w, 6, false}, {w2, 6, true}} {
+		if got := m.Accepts(c.key, s, c.seq); got != c.want {
+			t.Errorf("number %d of %s: %v", c.seq, c.key.Short(), got)
+		}
+	}
+	for _, c := range []struct {
+		key, of Key
+		want    bool
+	}{{w, w, true}, {w2, w, true}, {w3, w2, true}, {w3, w, true}, {w, w2, false}, {owner, w, false}} {
+		if got := m.Speaks(c.key, c.of); got != c.want {
+			t.Errorf("%s in the name of %s: %v", c.key.Short(), c.of.Short(), got)
+		}
+	}
+	if m.Heir(w) != w2 || m.Heir(w2) != w2 || !m.Replaced(w) || m.Replaced(w2) {
+		t.Error("heirs")
+	}
+	for _, c := range []struct {
+		name string
+		g    Grant
+		want bool
+	}{
+		{"a grant that was kept", kept, false},
+		{"another grant of the old key", grant(t, "w", "w", None, 11), true},
+		{"another succession of the old key", handOver(t, "w", "thief"), true},
+		{"the succession", grants[2], false},
+		{"a grant of the new key", grant(t, "w2", "w2", None, 11), false},
+	} {
+		if got := m.Refuses(&c.g); got != c.want {
+			t.Errorf("%s is refused: %v", c.name, got)
+		}
+	}
+	m = Members(bucket, owner, append(grants, grant(t, "o", "w2", None, 11)))
+	if g := handOver(t, "w", "w4"); m.Refuses(&g) {
+		t.Error("another heir is refused although the first was revoked")
 	}
 }
 

@@ -43,7 +43,8 @@ type Mark struct {
 }
 
 // Grant gives Subject a role in a bucket, or hands the role of Subject to
-// Successor.
+// Successor. A succession without a bucket hands no role over: it says of every
+// bucket that what Successor writes may be in the name of Subject.
 type Grant struct {
 	Bucket    [16]byte `cbor:"1,keyasint"`
 	Subject   Key      `cbor:"2,keyasint"`
@@ -55,6 +56,8 @@ type Grant struct {
 	Issued    int64    `cbor:"8,keyasint"` // ns since 1970, for people
 	Issuer    Key      `cbor:"9,keyasint"`
 	Sig       []byte   `cbor:"10,keyasint"`
+
+	Kept [][32]byte `cbor:"11,keyasint,omitempty"` // with Successor: hashes of the grants of Subject that go on counting
 }
 
 const grantPurpose = "alkfs grant 1"
@@ -98,7 +101,8 @@ func OpenGrant(b []byte) (g Grant, err error) {
 
 func (g *Grant) check() error {
 	switch {
-	case g.Role > Admin || g.Serial == 0 || g.Serial > 1<<62 || len(g.Heard) > maxMarks:
+	case g.Role > Admin || g.Serial == 0 || g.Serial > 1<<62 || len(g.Heard) > maxMarks || len(g.Kept) > maxMarks,
+		g.Successor == nil && (len(g.Kept) > 0 || g.Everywhere()):
 		return fmt.Errorf("grant: %w", ErrInvalid)
 	case g.Successor != nil && (g.Issuer != g.Subject || g.Role != None || *g.Successor == g.Subject):
 		return fmt.Errorf("succession: %w", ErrInvalid)
@@ -115,8 +119,20 @@ func ValidName(s string) bool {
 		!bytes.ContainsFunc([]byte(s), func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-// Hash identifies an encoded grant.
+// GrantHash identifies an encoded grant.
 func GrantHash(encoded []byte) [32]byte { return sha256.Sum256(encoded) }
+
+// Hash returns GrantHash of the encoding of g.
+func (g *Grant) Hash() [32]byte {
+	b, err := encMode.Marshal(g)
+	if err != nil {
+		panic(err) // plain data always encodes
+	}
+	return GrantHash(b)
+}
+
+// Everywhere reports whether g is a succession for every bucket.
+func (g *Grant) Everywhere() bool { return g.Bucket == [16]byte{} }
 
 // Member is a node of a bucket, as its Membership has it.
 type Member struct {
@@ -125,65 +141,93 @@ type Member struct {
 	Role   Role
 	Serial uint64 // of the grant that holds; 0 of the first owner
 	By     Key    // who signed it
-	heard  map[Stream]uint64
+
+	Replaced bool // another key has its place
+	heard    map[Stream]uint64
 }
 
 // Membership is who belongs to a bucket.
 type Membership struct {
 	Bucket  [16]byte
 	members map[Key]Member
+	next    map[Key]Key               // by a key that was replaced: its heir
+	kept    map[Key]map[[32]byte]bool // by a key that was replaced: its grants that count
+	origins map[Key][]Key             // by a key: those in whose name it may write, besides itself
 }
 
 // Members returns what grants, in any order, come to in a bucket whose first
 // owner is owner. Grants of other buckets are passed over.
 func Members(bucket [16]byte, owner Key, grants []Grant) *Membership {
-	m := &Membership{Bucket: bucket, members: map[Key]Member{owner: {Key: owner, Role: Owner, By: owner}}}
+	m := &Membership{
+		Bucket: bucket, members: map[Key]Member{owner: {Key: owner, Role: Owner, By: owner}},
+		next: map[Key]Key{}, kept: map[Key]map[[32]byte]bool{}, origins: map[Key][]Key{},
+	}
 	about := map[Key][]Grant{}
-	next := map[Key]Grant{} // successions by the old key
+	here, everywhere := map[Key][]Grant{}, map[Key][]Grant{} // successions by the old key
 	for _, g := range grants {
 		switch {
+		case g.Successor != nil && g.Everywhere():
+			everywhere[g.Subject] = append(everywhere[g.Subject], g)
 		case g.Bucket != bucket:
 		case g.Successor == nil:
 			about[g.Subject] = append(about[g.Subject], g)
 		default:
-			if o, ok := next[g.Subject]; !ok || compareGrants(g, o) < 0 {
-				next[g.Subject] = g // of two the first: a thief of the key comes late
-			}
+			here[g.Subject] = append(here[g.Subject], g)
 		}
 	}
-	owners := m.succeed(owner, next) // every key that has been the owner
-	byOwner := func(g Grant) bool { return slices.Contains(owners, g.Issuer) }
+	for _, all := range []map[Key][]Grant{here, everywhere} {
+		for _, gs := range all {
+			slices.SortFunc(gs, compareGrants)
+		}
+	}
+	owners := m.succeed(owner, here) // every key that has been the owner
+	byOwner := func(g Grant) bool { return slices.Contains(owners, g.Issuer) && !m.late(&g) }
 	for _, k := range sorted(about) {
 		if !slices.Contains(owners, k) {
 			m.settle(k, about[k], byOwner)
 		}
 	}
-	admins := m.admins()
+	admins := m.admins(here)
 	for _, k := range sorted(about) {
-		if slices.Contains(owners, k) || m.members[k].Role == Admin {
+		if slices.Contains(owners, k) || m.members[k].Role == Admin || m.kept[k] != nil {
 			continue
 		}
 		m.settle(k, about[k], func(g Grant) bool {
-			return byOwner(g) || g.Role < Admin && (admins[g.Issuer] || g.Issuer == k && g.Role == None)
+			return byOwner(g) || g.Role < Admin && !m.late(&g) && (admins[g.Issuer] || g.Issuer == k && g.Role == None)
 		})
 	}
-	done := owners
-	for _, k := range sorted(next) {
-		if m.members[k].Role != None && !slices.Contains(done, k) {
-			done = append(done, m.succeed(k, next)...)
+	for _, k := range sorted(here) {
+		if m.members[k].Role != None && !m.inherited(k) {
+			m.succeed(k, here)
 		}
 	}
+	m.trace(everywhere)
 	return m
 }
 
-func (m *Membership) admins() map[Key]bool {
-	a := map[Key]bool{}
-	for k, o := range m.members {
-		if o.Role >= Admin {
-			a[k] = true
+// admins hands the roles of admins on, and returns all keys whose grants are an
+// admin's.
+func (m *Membership) admins(here map[Key][]Grant) map[Key]bool {
+	all := map[Key]bool{}
+	for _, k := range sorted(m.members) {
+		if m.members[k].Role < Admin || m.inherited(k) {
+			continue
+		}
+		for _, old := range m.succeed(k, here) {
+			all[old] = m.members[m.Heir(k)].Role >= Admin
 		}
 	}
-	return a
+	return all
+}
+
+// inherited reports whether k has the place of a key before it.
+func (m *Membership) inherited(k Key) bool {
+	for _, heir := range m.next {
+		if heir == k {
+			return true
+		}
+	}
+	return false
 }
 
 // settle gives k what the greatest of its grants that count says.
@@ -197,42 +241,116 @@ func (m *Membership) settle(k Key, grants []Grant, counts func(Grant) bool) {
 	if best == nil {
 		return
 	}
-	o := Member{Key: k, Name: best.Name, Role: best.Role, Serial: best.Serial, By: best.Issuer, heard: map[Stream]uint64{}}
-	for _, h := range best.Heard {
-		o.heard[h.Stream] = max(o.heard[h.Stream], h.Seq)
-	}
-	m.members[k] = o
+	m.members[k] = Member{Key: k, Name: best.Name, Role: best.Role, Serial: best.Serial, By: best.Issuer, heard: marks(best.Heard)}
 }
 
 // succeed follows the successions from k, hands its role to the last key, and
-// returns all of them.
-func (m *Membership) succeed(k Key, next map[Key]Grant) []Key {
+// returns all of them. Of two successions of one key the first holds that is not
+// to a key that an admin has revoked; a key that gave itself a successor has no
+// role any more, whatever became of that.
+func (m *Membership) succeed(k Key, here map[Key][]Grant) []Key {
 	chain := []Key{k}
 	for range maxHandovers {
-		g, ok := next[chain[len(chain)-1]]
-		if !ok || slices.Contains(chain, *g.Successor) {
+		old := m.members[k]
+		all := slices.DeleteFunc(slices.Clone(here[k]), func(g Grant) bool { return slices.Contains(chain, *g.Successor) })
+		if len(all) == 0 || m.kept[k] != nil {
 			break
 		}
-		chain = append(chain, *g.Successor)
-	}
-	o := m.members[k]
-	if len(chain) == 1 || o.Role == None {
-		return chain
-	}
-	for i, old := range chain[:len(chain)-1] {
-		g := next[old]
-		r := Member{Key: old, Name: o.Name, Serial: g.Serial, By: old, heard: map[Stream]uint64{}}
-		for _, h := range g.Heard {
-			r.heard[h.Stream] = h.Seq
+		kept := map[[32]byte]bool{}
+		m.kept[k] = kept
+		i := slices.IndexFunc(all, func(g Grant) bool {
+			o, known := m.members[*g.Successor]
+			return !known || o.Role != None || m.kept[o.Key] != nil
+		})
+		g := all[max(i, 0)]
+		r := Member{Key: k, Name: old.Name, Serial: g.Serial, By: k, Replaced: true, heard: old.heard}
+		if old.Role >= ReadWrite {
+			r.heard = marks(g.Heard)
 		}
-		m.members[old] = r
-		o.Key, o.Serial, o.By = chain[i+1], g.Serial, old
-		if g.Name != "" {
-			o.Name = g.Name
+		m.members[k] = r
+		if i < 0 {
+			break
 		}
+		for _, h := range append(g.Kept, g.Hash()) {
+			kept[h] = true
+		}
+		m.next[k] = *g.Successor
+		heir, known := m.members[*g.Successor]
+		if !known {
+			heir = Member{Key: *g.Successor, Name: cmp.Or(g.Name, old.Name), Role: old.Role, Serial: g.Serial, By: k}
+			m.members[heir.Key] = heir
+		}
+		k = heir.Key
+		chain = append(chain, k)
 	}
-	m.members[o.Key] = o
 	return chain
+}
+
+// late reports whether g does not count since its issuer was replaced before.
+func (m *Membership) late(g *Grant) bool {
+	kept, replaced := m.kept[g.Issuer]
+	return replaced && !kept[g.Hash()]
+}
+
+// Refuses reports whether g, which is not known yet, is to be passed over since
+// another key has taken the place of its issuer: of a key that was replaced
+// nothing new is believed, but for another heir where an admin revoked the first.
+func (m *Membership) Refuses(g *Grant) bool {
+	_, heir := m.next[g.Issuer]
+	return m.late(g) && (g.Successor == nil || heir)
+}
+
+// trace finds out in whose name keys may write.
+func (m *Membership) trace(everywhere map[Key][]Grant) {
+	old := map[Key][]Key{}
+	for _, k := range sorted(m.next) {
+		old[m.next[k]] = append(old[m.next[k]], k)
+	}
+	for _, k := range sorted(everywhere) {
+		if next := *everywhere[k][0].Successor; m.next[k] == (Key{}) {
+			old[next] = append(old[next], k)
+		}
+	}
+	for k := range old {
+		all := []Key{k}
+		for i := 0; i < len(all) && len(all) <= maxHandovers; i++ {
+			for _, o := range old[all[i]] {
+				if !slices.Contains(all, o) {
+					all = append(all, o)
+				}
+			}
+		}
+		slices.SortFunc(all[1:], compareKeys)
+		m.origins[k] = all[1:]
+	}
+}
+
+// Speaks reports whether a change of k may say something in the name of another
+// key: one that k has replaced.
+func (m *Membership) Speaks(k, of Key) bool { return k == of || slices.Contains(m.origins[k], of) }
+
+// Heir returns the key that has the place of k now, k itself unless it was
+// replaced.
+func (m *Membership) Heir(k Key) Key {
+	for range maxHandovers {
+		next, ok := m.next[k]
+		if !ok {
+			break
+		}
+		k = next
+	}
+	return k
+}
+
+// Replaced reports whether k has handed its place to another key.
+func (m *Membership) Replaced(k Key) bool { return m.kept[k] != nil }
+
+func marks(all []Mark) map[Stream]uint64 {
+	m := make(map[Stream]uint64, len(all))
+	for _, h := range all {
+		m[h.Stream] = max(m[h.Stream], h.Seq)
+	}
+	return m
 }
 
 // compareGrants orders grants about one subject: by serial, then the lesser
@@ -242,8 +360,10 @@ func compareGrants(a, b Grant) int {
 }
 
 func sorted[V any](m map[Key]V) []Key {
-	return slices.SortedFunc(maps.Keys(m), func(a, b Key) int { return bytes.Compare(a[:], b[:]) })
+	return slices.SortedFunc(maps.Keys(m), compareKeys)
 }
+
+func compareKeys(a, b Key) int { return bytes.Compare(a[:], b[:]) }
 
 // Role returns what k may do now.
 func (m *Membership) Role(k Key) Role { return m.members[k].Role }
@@ -253,6 +373,13 @@ func (m *Membership) Role(k Key) Role { return m.members[k].Role }
 func (m *Membership) Accepts(k Key, stream Stream, seq uint64) bool {
 	o := m.members[k]
 	return o.Role >= ReadWrite || seq <= o.heard[stream]
+}
+
+// Alike reports whether m and o let the same changes of k count.
+func (m *Membership) Alike(o *Membership, k Key) bool {
+	a, b := m.members[k], o.members[k]
+	writes := a.Role >= ReadWrite
+	return writes == (b.Role >= ReadWrite) && (writes || maps.Equal(a.heard, b.heard)) && slices.Equal(m.origins[k], o.origins[k])
 }
 
 // Member returns what is known of k; false when nothing is.
@@ -287,7 +414,7 @@ func (m *Membership) May(issuer, subject Key, role Role) error {
 	case role > Admin:
 		return fmt.Errorf("role %s cannot be granted", role)
 	case of == Owner:
-		return fmt.Errorf("the owner's role cannot be changed: let it hand over with `alkfs peer rotate`")
+		return fmt.Errorf("the owner's role cannot be changed: let it hand over with `alkfs peer rotate-key`")
 	case have == Owner, have == Admin && role < Admin && of < Admin, issuer == subject && role == None:
 		return nil
 	case have == Admin:

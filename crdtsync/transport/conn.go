@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 
@@ -28,6 +29,16 @@ func (c *Conn) Done() <-chan struct{} { return c.q.Context().Done() }
 
 // Err returns why the connection ended.
 func (c *Conn) Err() error { return context.Cause(c.q.Context()) }
+
+// AfterFunc has f called, in a goroutine of its own, when the connection has ended.
+func (c *Conn) AfterFunc(f func()) { context.AfterFunc(c.q.Context(), f) }
+
+// Refused reports whether the connection ended since the other side did not let
+// this node's key in.
+func (c *Conn) Refused() bool {
+	var t *quic.TransportError
+	return errors.As(c.Err(), &t) && t.Remote && t.ErrorCode.IsCryptoError()
+}
 
 // Close ends the connection; reason is for the other side's log.
 func (c *Conn) Close(reason string) error { return c.q.CloseWithError(0, reason) }

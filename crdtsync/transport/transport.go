@@ -43,6 +43,16 @@ type Config struct {
 	Logger *slog.Logger // default: discard
 }
 
+// WrongKeyError says that another node answered than the one that was dialled, or
+// that one with another key. It wraps ErrUnknownPeer.
+type WrongKeyError struct{ Got, Want identity.Key }
+
+func (e *WrongKeyError) Error() string {
+	return fmt.Sprintf("%v: %s answered for %s", ErrUnknownPeer, e.Got.Short(), e.Want.Short())
+}
+
+func (e *WrongKeyError) Unwrap() error { return ErrUnknownPeer }
+
 // MaxJoin bounds a join request and its answer, in bytes.
 const MaxJoin = 1 << 20
 
@@ -275,7 +285,7 @@ func (e *Endpoint) tls(k *identity.Key) *tls.Config {
 			case err != nil:
 				return err
 			case k != nil && peer != *k:
-				return fmt.Errorf("%w: %s answered for %s", ErrUnknownPeer, peer.Short(), k.Short())
+				return &WrongKeyError{Got: peer, Want: *k}
 			case k == nil && s.NegotiatedProtocol == protoSync && !e.c.Admit(peer):
 				e.c.Logger.Warn("refused a node", "key", peer.String())
 				return fmt.Errorf("%w: %s", ErrUnknownPeer, peer.Short())
