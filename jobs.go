@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/alkdev/alkfs/notify"
@@ -169,18 +170,42 @@ func (s *Store) Locks() (list []LockInfo, err error) {
 	return list, err
 }
 
-// BreakLock takes a named lock from its holder, whose later use of it fails.
+// BreakLock takes a named lock from its holder, whose later use of it fails. That
+// of a writer on the file it writes (Writers) is EBUSY: only its process can say
+// what becomes of what it has written.
 func (s *Store) BreakLock(name string) error {
-	return s.write(func(tx *schema.Tx) error {
+	found := false
+	err := s.write(func(tx *schema.Tx) error {
 		all, err := locks.List(tx)
 		if err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(all, func(i LockInfo) bool { return i.Name == name }) {
-			return &nameError{fmt.Sprintf("there is no lock %q", name), fs.ErrNotExist}
+		if found = slices.ContainsFunc(all, func(i LockInfo) bool { return i.Name == name }); !found {
+			return nil
 		}
 		return locks.Break(tx, name)
 	})
+	if found || err != nil {
+		return err
+	}
+	return s.notBroken(name)
+}
+
+// notBroken says why there is no lock of that name to break.
+func (s *Store) notBroken(name string) error {
+	writers, err := s.Writers()
+	if err != nil {
+		return err
+	}
+	if sp, err := ParseSpec(name); err == nil {
+		for _, w := range writers {
+			if w.spec().String() == sp.String() {
+				return &nameError{fmt.Sprintf("%s is writing it: close the file there, or end the process and `alkfs sessions abort %d` drops what it wrote",
+					w.Process, w.ID), syscall.EBUSY}
+			}
+		}
+	}
+	return &nameError{fmt.Sprintf("there is no lock %q", name), fs.ErrNotExist}
 }
 
 // A durable queue as it is seen from outside.

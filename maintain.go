@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"syscall"
 	"time"
 
@@ -202,7 +203,10 @@ type SessionInfo struct {
 	writesession.Info
 	Bucket, BranchName string
 	Path               string // that publishing gives it, if it has none; "" when it was removed
+	Excludes           bool   // nobody else may write the file meanwhile, by the policy of its bucket
 }
+
+func (i SessionInfo) spec() Spec { return Spec{Bucket: i.Bucket, Branch: i.BranchName, Path: i.Path} }
 
 // OpenSessions returns what is being written by any process, and what processes
 // that died left behind.
@@ -216,6 +220,7 @@ func (s *Store) OpenSessions() (list []SessionInfo, err error) {
 			info := SessionInfo{Info: i}
 			if v, err := s.tree.View(tx, i.Branch, 0); err == nil {
 				info.Bucket, info.BranchName = v.Bucket().Name, v.Branch().Name
+				info.Excludes = i.Alive && v.Bucket().Policy.ExclusiveWrites
 				if info.Path, err = v.Path(tx, i.Ino); err != nil && i.Name != "" {
 					dir, _ := v.Path(tx, i.Parent)
 					info.Path = path.Join(dir, i.Name)
@@ -226,6 +231,14 @@ func (s *Store) OpenSessions() (list []SessionInfo, err error) {
 		return nil
 	})
 	return list, err
+}
+
+// Writers returns the sessions that lock a file, as its bucket allows one writer
+// of it at a time. They are not among Locks: such a lock need not be renewed, or
+// it would be lost while the machine sleeps, and ends with its process.
+func (s *Store) Writers() ([]SessionInfo, error) {
+	list, err := s.OpenSessions()
+	return slices.DeleteFunc(list, func(i SessionInfo) bool { return !i.Excludes || i.Path == "" }), err
 }
 
 // Session returns one of OpenSessions.

@@ -16,7 +16,8 @@ type Info struct {
 	ID               int64
 	Owner            string // names its process
 	PID              string
-	Alive            bool // that process runs: the file is being written
+	Process          string // with its command line, while it runs
+	Alive            bool   // that process runs: the file is being written
 	Branch           int64
 	Ino              pathtree.Ino
 	Size             int64 // bytes
@@ -42,7 +43,9 @@ func (s *Sessions) List(tx *schema.Tx) ([]Info, error) {
 		if _, ok := running[in.Owner]; !ok {
 			running[in.Owner] = alive(s.db.Dir(), in.Owner)
 		}
-		infos[i].Alive = running[in.Owner]
+		if infos[i].Alive = running[in.Owner]; infos[i].Alive {
+			infos[i].Process = describe(s.db.Dir(), in.Owner)
+		}
 	}
 	return infos, err
 }

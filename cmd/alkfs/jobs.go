@@ -150,7 +150,12 @@ func (a *app) printRun(r alkfs.JobRun) error {
 func (a *app) lockCommand() *cobra.Command {
 	var all bool
 	ls := &cobra.Command{
-		Use: "ls", Short: "List the named locks that are held",
+		Use: "ls", Short: "List the locks that are held",
+		Long: `Lists the named locks of the store, and the files of buckets that allow one writer
+at a time ("alkfs bucket set --policy exclusive") which somebody is writing. Such a
+file is locked by the session of its writer ("alkfs sessions ls") and not by a lock
+with a time to live: nothing has to be renewed, so that nothing is lost while the
+machine sleeps, and it ends with the process.`,
 		Example: "  alkfs lock ls\n  alkfs lock ls --all",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -159,6 +164,15 @@ func (a *app) lockCommand() *cobra.Command {
 				for _, l := range list {
 					if err == nil && (all || l.Holder != "") {
 						err = a.printLock(l)
+					}
+				}
+				if err != nil {
+					return err
+				}
+				writers, err := s.Writers()
+				for _, w := range writers {
+					if err == nil {
+						err = a.printWriter(w)
 					}
 				}
 				return err
@@ -170,7 +184,9 @@ func (a *app) lockCommand() *cobra.Command {
 	br := &cobra.Command{
 		Use: "break NAME", Short: "Take a lock from its holder",
 		Long: `Takes a lock from its holder. What the holder does under it afterwards fails, and
-changes nothing. The lock of a process that died ends by itself within a minute.`,
+changes nothing. The lock of a process that died ends by itself within a minute.
+A file that somebody is writing is not taken from the writer: close it there, or end
+the process, and "alkfs sessions" has what it wrote.`,
 		Example: "  alkfs lock break --force upkeep",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -183,7 +199,7 @@ changes nothing. The lock of a process that died ends by itself within a minute.
 		},
 	}
 	forceFlag(br, &force)
-	return group("lock", "Named locks of the store", "  alkfs lock ls", ls, br)
+	return group("lock", "Named locks of the store, and files with one writer", "  alkfs lock ls", ls, br)
 }
 
 func (a *app) printLock(l alkfs.LockInfo) error {
@@ -195,6 +211,17 @@ func (a *app) printLock(l alkfs.LockInfo) error {
 		return nil
 	}
 	a.printf("%s  held by %s for %v more unless renewed (token %d)\n", quote(l.Name), quote(l.Holder), l.Left.Round(time.Second), l.Token)
+	return nil
+}
+
+// printWriter prints the lock that a session is on its file.
+func (a *app) printWriter(w alkfs.SessionInfo) error {
+	spec := alkfs.Spec{Bucket: w.Bucket, Branch: w.BranchName, Path: w.Path}
+	if a.json {
+		return a.emit("name", spec.String(), "holder", w.Process, "session", w.ID, "pid", w.PID,
+			"bucket", w.Bucket, "branch", w.BranchName, "path", w.Path, "since", jsonTime(w.Created))
+	}
+	a.printf("%s  written by %s since %s (session %d)\n", quote(spec.String()), w.Process, humanTime(w.Created), w.ID)
 	return nil
 }
 
