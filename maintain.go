@@ -37,11 +37,12 @@ type GCOptions struct {
 type GCReport struct {
 	Versions int64 // superseded versions
 	blobstore.GCReport
+	HeldBack
 }
 
 // GC removes history older than its retention that no branch, fork or snapshot
-// shows, and then content that nothing refers to. It is safe while everything
-// else runs.
+// shows, and then content that nothing refers to. Members of shared buckets are asked
+// first. It is safe while everything else runs.
 func (s *Store) GC(ctx context.Context, o GCOptions) (r GCReport, err error) {
 	defer s.done(opGC, latency.Now())
 	if !o.DryRun {
@@ -49,7 +50,8 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (r GCReport, err error) {
 			return r, err
 		}
 	}
-	r.GCReport, err = s.blobs.GC(ctx, blobstore.GCOptions{DryRun: o.DryRun, Grace: o.Grace, Progress: o.Progress})
+	bo := blobstore.GCOptions{DryRun: o.DryRun, Grace: o.Grace, Progress: o.Progress}
+	r.GCReport, r.HeldBack, err = s.collectContent(ctx, bo)
 	return r, err
 }
 

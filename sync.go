@@ -111,7 +111,7 @@ func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
 	if y.addrs = o.Announce; len(y.addrs) == 0 {
 		y.addrs = announced(n.quic.Addr())
 	}
-	y.contents = s.newContents(n.replica, limits.Stall())
+	y.contents = s.newContents(n.replica, func() NodeKey { return y.node.Load().replica.Key() }, limits.Stall())
 	y.makeEngine(n)
 	ctx, stop := context.WithCancel(context.Background())
 	y.stop = stop

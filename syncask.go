@@ -19,8 +19,9 @@ import (
 
 // What other processes ask the one that synchronises (see Answer).
 const (
-	askReach = "reach" // for DURATION
-	askWhere = "where" // for HASH SIZE
+	askReach   = "reach"   // for DURATION
+	askWhere   = "where"   // for HASH SIZE
+	askCollect = "collect" // for GRACE
 )
 
 const wherePatience = 5 * time.Second // for members to look up a content
@@ -67,6 +68,9 @@ func (s *Store) answerSync(ctx context.Context, c *net.UnixConn, question, about
 	case askWhere:
 		all, err := y.where(ctx, about)
 		answerJSON(c, all, err)
+	case askCollect:
+		one, err := y.collect(ctx, about)
+		answerJSON(c, []collected{one}, err)
 	}
 }
 

@@ -41,9 +41,9 @@ type contents struct {
 	keeper  *blobs.Keeper
 }
 
-// newContents returns what fetches and gives content. A node that takes a piece
-// no faster than stall is given up on.
-func (s *Store) newContents(r *crdtsync.Replica, stall time.Duration) *contents {
+// newContents returns what fetches and gives content of the node whose key is what
+// key says. A node that takes a piece no faster than stall is given up on.
+func (s *Store) newContents(r *crdtsync.Replica, key func() NodeKey, stall time.Duration) *contents {
 	c := &contents{}
 	c.fetcher = blobs.New(blobs.Options{
 		Buckets: r.BucketsOf, Logger: s.log,
@@ -51,7 +51,9 @@ func (s *Store) newContents(r *crdtsync.Replica, stall time.Duration) *contents 
 			s.log.Warn("a node sent bytes that are not what they should be", "peer", k.String(), "err", err)
 		},
 	})
-	c.server = blobs.NewServer(s.blobs, s.db, blobs.ServerOptions{Allowed: r.MayRead, Stall: stall, Logger: s.log})
+	c.server = blobs.NewServer(s.blobs, s.db, blobs.ServerOptions{
+		Allowed: r.MayRead, Named: r.Named, Key: key, Stall: stall, Logger: s.log,
+	})
 	c.worker = blobs.NewWorker(c.fetcher, s.blobs, s.db)
 	c.keeper = blobs.NewKeeper(s.db, s.tree, 0, s.log)
 	s.blobs.SetSource(c.fetcher)

@@ -154,8 +154,12 @@ func (s *Store) pruneEvents(w *work, keep time.Duration) (removed int, err error
 }
 
 func (s *Store) collect(w *work) (string, error) {
-	r, err := s.blobs.GC(w.ctx, blobstore.GCOptions{Progress: func(int64, int64) { w.rest() }})
-	return fmt.Sprintf("%d blobs, %d stray files, %d bytes", r.Blobs, r.Strays+r.Staging, r.Bytes+r.StrayBytes+r.StagingBytes), err
+	r, held, err := s.collectContent(w.ctx, blobstore.GCOptions{Progress: func(int64, int64) { w.rest() }})
+	text := fmt.Sprintf("%d blobs, %d stray files, %d bytes", r.Blobs, r.Strays+r.Staging, r.Bytes+r.StrayBytes+r.StagingBytes)
+	if held.HeldBlobs > 0 {
+		text += fmt.Sprintf(", %d blobs of %d bytes held back for other members", held.HeldBlobs, held.HeldBytes)
+	}
+	return text, err
 }
 
 // expireSessions drops what processes left that died long ago.

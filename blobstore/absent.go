@@ -185,8 +185,8 @@ func (s *Store) vouch(ctx context.Context, b *Blob) error {
 	return err
 }
 
-// MayDrop is asked before the last trace here of a content goes, and answers
-// for each whether some other member is known to have it and to keep it for
+// MayDrop is asked before bytes go that versions here name, and answers for each
+// whether some other member is known to have it and to keep it for
 // now. It may ask the network and so runs in no transaction.
 type MayDrop func(ctx context.Context, hashes []Hash) ([]bool, error)
 
@@ -195,35 +195,22 @@ var ErrLastCopy = fmt.Errorf("no other member is known to have it (%w)", syscall
 
 // Owners of leases with a meaning of their own.
 const (
-	guardOwner   = "guard"   // others may depend on our copy; see Guard
-	leavingOwner = "leaving" // Evict is about to remove it; see Hold
+	leavingOwner = "leaving" // Evict or CollectGuarded is about to remove it; see Hold
 	holdOwner    = "hold-"   // and a member's name: promised to it
 	leavingFor   = 2 * time.Minute
 )
 
-// forever is an expiry that does not come: the year 2200.
-var forever = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
-
-// Guard keeps h from collection until GCOptions.MayDrop allows it: whoever drops
-// versions of a shared bucket that other members still have calls it in the same
-// transaction.
-func (s *Store) Guard(tx *schema.Tx, h Hash) error {
-	if here, err := s.Here(tx, h); err != nil || !here || h.IsZero() {
-		return err
-	}
-	return s.Lease(tx, h, guardOwner, forever)
-}
-
 // Hold promises member that h, if it is here whole, stays until the time given,
-// and reports whether it does. It is how MayDrop of another node is answered:
-// two nodes that would both drop their copies because the other has one, refuse
-// each other.
-func (s *Store) Hold(tx *schema.Tx, h Hash, member string, until time.Time) (bool, error) {
+// and reports whether it does. It is how another node is answered that is about to
+// drop its copy: two nodes that would both drop theirs because the other has one
+// are kept from it. When h is about to go here as well it is promised only if
+// member goes first, of which the two nodes must think alike, and then stays.
+func (s *Store) Hold(tx *schema.Tx, h Hash, member string, until time.Time, first bool) (bool, error) {
 	r, found, err := lookup(tx, h)
-	if err != nil || !found || r.state != stateGood {
+	if err != nil || !found || r.state != stateGood || !r.inline && !r.synced {
 		return false, err
 	}
-	if leaving, err := leased(tx, h, leavingOwner); err != nil || leaving {
+	if leaving, err := leased(tx, h, leavingOwner); err != nil || leaving && !first {
 		return false, err
 	}
 	return true, s.Lease(tx, h, holdOwner+member, until)
@@ -279,11 +266,10 @@ func (s *Store) mayLeave(tx *schema.Tx, h Hash) error {
 		return ErrNotHere
 	}
 	q := tx.Stmt(`SELECT EXISTS (SELECT 1 FROM write_session WHERE base = ?1)
-		OR EXISTS (SELECT 1 FROM lease WHERE hash = ?1 AND expires > ?2 AND owner <> ?3 AND owner <> ?4)`)
+		OR EXISTS (SELECT 1 FROM lease WHERE hash = ?1 AND expires > ?2 AND owner <> ?3)`)
 	q.BindBytes(1, h[:])
 	q.BindInt64(2, now())
 	q.BindText(3, leavingOwner)
-	q.BindText(4, guardOwner)
 	if _, err := q.Step(); err != nil {
 		return err
 	}

@@ -54,8 +54,10 @@
 // is true; after a crash of the machine it is hashed before it is believed. No
 // read waits for ever, nor inside a transaction (Content).
 //
-// The last copy: Evict, and GC for what Guard keeps, ask other members first;
-// Hold answers them, and is what keeps two nodes from both dropping theirs.
+// The last copy: when the last version of a shared bucket goes here that names a
+// content, Guard keeps that from GC, and CollectGuarded removes it after asking other
+// members, as Evict asks before bytes go that are named. Hold answers them, and is what
+// keeps two nodes from both dropping theirs.
 //
 // # Concurrency and errors
 //

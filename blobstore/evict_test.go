@@ -60,6 +60,7 @@ func TestEvictKeepsWhatIsInUse(t *testing.T) {
 	ctx := context.Background()
 	p := noise(910, 100_000)
 	h := sealFile(t, s, p)
+	wantSynced(t, s, h)
 	write := func(f func(tx *schema.Tx) error) {
 		t.Helper()
 		if err := s.db.Write(f); err != nil {
@@ -72,7 +73,7 @@ func TestEvictKeepsWhatIsInUse(t *testing.T) {
 		take, end func(tx *schema.Tx) error
 	}{
 		{"promised", func(tx *schema.Tx) error {
-			ok, err := s.Hold(tx, h, "them", time.Now().Add(time.Hour))
+			ok, err := s.Hold(tx, h, "them", time.Now().Add(time.Hour), false)
 			if err == nil && !ok {
 				err = errors.New("no promise")
 			}
@@ -118,12 +119,14 @@ func TestNotBothDrop(t *testing.T) {
 	p := noise(920, 100_000)
 	h := sealFile(t, a, p)
 	sealFile(t, b, p)
+	wantSynced(t, a, h)
+	wantSynced(t, b, h)
 	ask := func(other *Store, name string) MayDrop {
 		return func(ctx context.Context, hashes []Hash) ([]bool, error) {
 			ok := make([]bool, len(hashes))
 			err := other.db.Write(func(tx *schema.Tx) (err error) {
 				for i, h := range hashes {
-					if ok[i], err = other.Hold(tx, h, name, time.Now().Add(time.Hour)); err != nil {
+					if ok[i], err = other.Hold(tx, h, name, time.Now().Add(time.Hour), false); err != nil {
 						return err
 					}
 				}
@@ -148,25 +151,142 @@ func TestNotBothDrop(t *testing.T) {
 	wantBlob(t, b, p)
 }
 
-func TestGuardedContentIsCollectedAfterAsking(t *testing.T) {
-	s := openTest(t, t.TempDir(), Options{SyncAfter: -1})
-	ctx := context.Background()
-	p, small := noise(930, 100_000), noise(931, 100)
-	add(t, s, p)
-	add(t, s, small)
-	err := s.db.Write(func(tx *schema.Tx) error { return errors.Join(s.Guard(tx, Sum(p)), s.Guard(tx, Sum(small))) })
+func wantSynced(t *testing.T, s *Store, h Hash) {
+	t.Helper()
+	if err := s.Sync(context.Background(), h); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// guardIn makes a bucket, and guards what it is given there.
+func guardIn(t *testing.T, s *Store, id int64, hashes ...Hash) {
+	t.Helper()
+	err := s.db.Write(func(tx *schema.Tx) error {
+		q := tx.Stmt("INSERT OR IGNORE INTO bucket (id, uuid, name, root, policy, created) VALUES (?1, ?2, ?1, 2, '{}', 0)")
+		q.BindInt64(1, id)
+		q.BindBytes(2, append(make([]byte, 15), byte(id)))
+		if _, err := q.Step(); err != nil {
+			return err
+		}
+		for _, h := range hashes {
+			if err := Guard(tx, id, h); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	unreachable := func(context.Context, []Hash) ([]bool, error) { return nil, ErrNotHere }
-	for _, may := range []MayDrop{nil, no, unreachable} {
-		if rep, err := s.GC(ctx, GCOptions{Grace: -1, MayDrop: may}); err != nil || rep.Guarded != 2 || rep.Blobs != 0 {
-			t.Errorf("%+v, %v", rep, err)
+}
+
+// collectable is a MayCollect that gives one answer for all.
+func collectable(ok bool) MayCollect {
+	return func(_ context.Context, _ [16]byte, list []Guarded) ([]bool, error) {
+		answers := make([]bool, len(list))
+		for i := range answers {
+			answers[i] = ok
 		}
+		return answers, nil
+	}
+}
+
+func TestGuardedContentIsCollectedAfterAsking(t *testing.T) {
+	s := openTest(t, t.TempDir(), Options{SyncAfter: -1})
+	ctx := context.Background()
+	p, small, both := noise(930, 100_000), noise(931, 100), noise(932, 100)
+	for _, p := range [][]byte{p, small, both} {
+		add(t, s, p)
+	}
+	guardIn(t, s, 7, Sum(p), Sum(small), Sum(both), Sum(noise(933, 50)))
+	guardIn(t, s, 8, Sum(both))
+	if rep, err := s.GC(ctx, noGrace); err != nil || rep.Blobs != 0 {
+		t.Errorf("without asking: %+v, %v", rep, err)
+	}
+	if n, _, err := s.CollectGuarded(ctx, -1, collectable(false)); err != nil || n != 0 {
+		t.Errorf("refused, and %d went, %v", n, err)
+	}
+	unreachable := func(context.Context, [16]byte, []Guarded) ([]bool, error) { return nil, ErrNotHere }
+	if n, _, err := s.CollectGuarded(ctx, -1, unreachable); !errors.Is(err, ErrNotHere) || n != 0 {
+		t.Errorf("nobody asked, and %d went, %v", n, err)
+	}
+	if n, _, err := s.CollectGuarded(ctx, 0, collectable(true)); err != nil || n != 0 {
+		t.Errorf("%d went in their grace, %v", n, err)
 	}
 	wantBlob(t, s, p)
-	if rep, err := s.GC(ctx, GCOptions{Grace: -1, MayDrop: yes}); err != nil || rep.Guarded != 0 || rep.Blobs != 2 {
-		t.Errorf("%+v, %v", rep, err)
+	inSeven := func(ctx context.Context, bucket [16]byte, list []Guarded) ([]bool, error) {
+		if bucket[15] == 7 && len(list) != 3 || bucket[15] == 8 && len(list) != 1 {
+			t.Errorf("asked about %d in bucket %d", len(list), bucket[15])
+		}
+		return collectable(bucket[15] == 7)(ctx, bucket, list)
+	}
+	n, bytes, err := s.CollectGuarded(ctx, -1, inSeven)
+	if err != nil || n != 2 || bytes != 100_100 {
+		t.Errorf("%d blobs of %d bytes, %v", n, bytes, err)
+	}
+	wantBlob(t, s, both)
+	err = s.db.Read(func(tx *schema.Tx) (err error) { n, bytes, err = HeldBack(tx); return err })
+	if err != nil || n != 1 || bytes != 100 {
+		t.Errorf("held back: %d blobs of %d bytes, %v", n, bytes, err)
+	}
+	if n, _, err := s.CollectGuarded(ctx, -1, collectable(true)); err != nil || n != 1 {
+		t.Errorf("%d went, %v", n, err)
+	}
+}
+
+// What is promised, or named again, while others are asked stays guarded.
+func TestGuardedContentStays(t *testing.T) {
+	s := openTest(t, t.TempDir(), Options{SyncAfter: -1})
+	ctx := context.Background()
+	p := noise(935, 100_000)
+	h := sealFile(t, s, p)
+	wantSynced(t, s, h)
+	guardIn(t, s, 7, h)
+	hold := func(first bool) (ok bool) {
+		err := s.db.Write(func(tx *schema.Tx) (err error) {
+			ok, err = s.Hold(tx, h, "them", time.Now().Add(time.Hour), first)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	for _, c := range []struct {
+		name      string
+		meanwhile func(tx *schema.Tx) error
+		end       func(tx *schema.Tx) error
+	}{
+		{"named", func(tx *schema.Tx) error { return refer(tx, 100, h) }, func(tx *schema.Tx) error { // as pruning does
+			return errors.Join(unrefer(tx, 100), Guard(tx, 7, h))
+		}},
+		{"promised", nil, func(tx *schema.Tx) error { return s.Unlease(tx, h, holdOwner+"them") }},
+		{"too late", func(tx *schema.Tx) error { return s.Lease(tx, h, leavingOwner, time.Now().Add(-time.Second)) }, nil},
+	} {
+		asked := 0
+		n, _, err := s.CollectGuarded(ctx, -1, func(ctx context.Context, b [16]byte, list []Guarded) ([]bool, error) {
+			asked = len(list)
+			if c.meanwhile == nil {
+				if hold(false) || !hold(true) {
+					t.Error("what is leaving is promised to one that goes first, and to no other")
+				}
+			} else if err := s.db.Write(c.meanwhile); err != nil {
+				return nil, err
+			}
+			return collectable(true)(ctx, b, list)
+		})
+		if n != 0 || asked != 1 || err != nil {
+			t.Errorf("%s: %d of %d went, %v", c.name, n, asked, err)
+		}
+		if c.end != nil {
+			if err := s.db.Write(c.end); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantBlob(t, s, p)
+	}
+	if n, _, err := s.CollectGuarded(ctx, -1, collectable(true)); err != nil || n != 1 {
+		t.Errorf("%d went, %v", n, err)
 	}
 }
 

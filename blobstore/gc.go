@@ -18,10 +18,7 @@ type GCOptions struct {
 	DryRun bool // report only
 	// Grace is how long a blob nobody refers to, or a stray file, is kept
 	// after it was made. Default 10 minutes; negative: none.
-	Grace time.Duration
-	// MayDrop is asked about content that only Guard keeps. Default: the method
-	// of that name of the Source, if it has one; else it stays.
-	MayDrop  MayDrop
+	Grace    time.Duration
 	Progress func(done, total int64) // blobs; may be nil
 }
 
@@ -31,16 +28,22 @@ type GCReport struct {
 	Strays, StrayBytes     int64 // files without a row
 	Staging, StagingBytes  int64 // files of dead owners
 	Partials, PartialBytes int64 // parts of content that nobody refers to, or that is here
-	Guarded                int64 // kept because no other member is known to have it
 }
 
 // gcBatch is the number of blobs removed in one transaction.
 const gcBatch = 32
 
-// unreferenced is the condition under which a row of blob may go.
-const unreferenced = `NOT EXISTS (SELECT 1 FROM inode WHERE inode.hash = blob.hash)
-	AND NOT EXISTS (SELECT 1 FROM write_session WHERE base = blob.hash)
+// unnamed is the condition under which nothing shows a row of blob, and unused
+// that nobody else wants it just now either, nor has leased it.
+const (
+	unnamed = `NOT EXISTS (SELECT 1 FROM inode WHERE inode.hash = blob.hash)
+	AND NOT EXISTS (SELECT 1 FROM write_session WHERE base = blob.hash)`
+	unused = unnamed + `
 	AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.hash = blob.hash AND expires > ?)`
+	// unreferenced is the condition under which a row of blob may go.
+	unreferenced = unused + `
+	AND NOT EXISTS (SELECT 1 FROM guard WHERE guard.hash = blob.hash)`
+)
 
 // condemned is a blob that nobody referred to when it was looked at.
 type condemned struct {
@@ -50,25 +53,13 @@ type condemned struct {
 	absent bool // its bytes never were here, or have been evicted
 }
 
-// GC removes the blobs that no inode version, write session or lease names,
+// GC removes the blobs that no inode version, write session, lease or Guard names,
 // files without rows, and staging files of dead owners. It is safe while
 // everything else runs, in any process.
 func (s *Store) GC(ctx context.Context, o GCOptions) (rep GCReport, err error) {
-	grace := o.Grace
-	switch {
-	case grace == 0:
-		grace = 10 * time.Minute
-	case grace < 0:
-		grace = -time.Hour // clocks do not matter then
-	}
-	before := time.Now().Add(-grace).UnixNano()
+	before := cutoff(o.Grace)
 	if !s.db.ReadOnly() {
 		if err := s.db.Barrier(); err != nil {
-			return rep, err
-		}
-	}
-	if !o.DryRun {
-		if rep.Guarded, err = s.releaseGuards(ctx, s.mayDrop(o.MayDrop)); err != nil {
 			return rep, err
 		}
 	}
@@ -112,6 +103,18 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (rep GCReport, err error) {
 	return rep, err
 }
 
+// cutoff returns before when a blob must have been made, in ns since 1970, to be
+// collected with a GCOptions.Grace.
+func cutoff(grace time.Duration) int64 {
+	switch {
+	case grace == 0:
+		grace = 10 * time.Minute
+	case grace < 0:
+		grace = -time.Hour // clocks do not matter then
+	}
+	return time.Now().Add(-grace).UnixNano()
+}
+
 func (s *Store) mark(before int64) (dead []condemned, err error) {
 	err = s.db.Snapshot(func(tx *schema.Tx) error {
 		q := tx.Stmt("SELECT hash, size, data IS NULL, state FROM blob WHERE created < ? AND " + unreferenced)
@@ -133,8 +136,18 @@ func (s *Store) mark(before int64) (dead []condemned, err error) {
 // sweep deletes the rows that still nobody refers to, makes that durable, so
 // that no crash leaves a row without its file, and then removes the files.
 func (s *Store) sweep(batch []condemned) (gone []condemned, err error) {
+	return s.sweepWhat(func(*schema.Tx) ([]condemned, error) { return batch, nil })
+}
+
+// sweepWhat is sweep for the rows that condemn returns in the transaction in which
+// they go.
+func (s *Store) sweepWhat(condemn func(tx *schema.Tx) ([]condemned, error)) (gone []condemned, err error) {
 	err = s.db.Write(func(tx *schema.Tx) error {
 		gone = gone[:0]
+		batch, err := condemn(tx)
+		if err != nil {
+			return err
+		}
 		for _, c := range batch {
 			q := tx.Stmt("DELETE FROM blob WHERE hash = ? AND " + unreferenced + " RETURNING data IS NULL, state")
 			q.BindBytes(1, c.hash[:])
@@ -177,12 +190,11 @@ func (s *Store) removeFiles(hashes []Hash) (removed []Hash, err error) {
 	err = s.db.Write(func(tx *schema.Tx) error {
 		for _, h := range hashes {
 			q := tx.Stmt(`SELECT EXISTS (SELECT 1 FROM blob WHERE hash = ?1 AND data IS NULL AND state <> ?3)
-				OR EXISTS (SELECT 1 FROM lease WHERE hash = ?1 AND expires > ?2 AND owner <> ?4 AND owner <> ?5)`)
+				OR EXISTS (SELECT 1 FROM lease WHERE hash = ?1 AND expires > ?2 AND owner <> ?4)`)
 			q.BindBytes(1, h[:])
 			q.BindInt64(2, now())
 			q.BindInt64(3, stateAbsent)
 			q.BindText(4, leavingOwner)
-			q.BindText(5, guardOwner)
 			if _, err := q.Step(); err != nil {
 				return err
 			}

@@ -6,82 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/alkdev/alkfs/schema"
 	"golang.org/x/sys/unix"
 )
-
-// releaseGuards ends the guards of content that nothing else keeps and that may
-// may go, and returns how many stay.
-func (s *Store) releaseGuards(ctx context.Context, may MayDrop) (kept int64, err error) {
-	guarded, err := s.guarded()
-	if err != nil || may == nil {
-		return int64(len(guarded)), err
-	}
-	for batch := range slices.Chunk(guarded, gcBatch) {
-		if err := ctx.Err(); err != nil {
-			return kept, err
-		}
-		ok, err := may(ctx, batch)
-		if err != nil || len(ok) != len(batch) { // nobody can be asked: the next collection tries again
-			s.log.Info("content kept: no member could be asked whether it has it", "blobs", len(batch), "error", err)
-			kept += int64(len(batch))
-			continue
-		}
-		err = s.db.Write(func(tx *schema.Tx) error {
-			for i, h := range batch {
-				if !ok[i] {
-					continue
-				}
-				if err := s.Unlease(tx, h, guardOwner); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return kept, err
-		}
-		for _, ok := range ok {
-			if !ok {
-				kept++
-			}
-		}
-	}
-	return kept, s.db.Commit()
-}
-
-func (s *Store) mayDrop(may MayDrop) MayDrop {
-	if src, ok := s.sourceNow().(interface {
-		MayDrop(context.Context, []Hash) ([]bool, error)
-	}); ok && may == nil {
-		return src.MayDrop
-	}
-	return may
-}
-
-// guarded lists what only a guard keeps.
-func (s *Store) guarded() (list []Hash, err error) {
-	err = s.db.Snapshot(func(tx *schema.Tx) error {
-		q := tx.Stmt(`SELECT hash FROM lease g WHERE owner = ?1
-			AND NOT EXISTS (SELECT 1 FROM inode WHERE inode.hash = g.hash)
-			AND NOT EXISTS (SELECT 1 FROM write_session WHERE base = g.hash)
-			AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.hash = g.hash AND owner <> ?1 AND expires > ?2)`)
-		q.BindText(1, guardOwner)
-		q.BindInt64(2, now())
-		for {
-			more, err := q.Step()
-			if err != nil || !more {
-				return err
-			}
-			var h Hash
-			q.ColumnBytes(0, h[:])
-			list = append(list, h)
-		}
-	})
-	return list, err
-}
 
 // sweepPartials removes parts of content that nothing names, or all of which is
 // here, and that no process is using.

@@ -9,6 +9,7 @@ type Stats struct {
 	Unsynced            int64 // files not known to be on the disk yet
 	Quarantined         int64
 	Absent, AbsentBytes int64 // contents whose bytes are elsewhere
+	Held, HeldBytes     int64 // blobs that only Guard keeps
 	Versions            int64 // inode versions with content
 	VersionBytes        int64 // what they would take without sharing
 	OpenBlobs           int64 // files this process has open
@@ -52,6 +53,10 @@ func (s *Store) Stats() Stats {
 		}
 		for i, p := range []*int64{&st.Inline, &st.InlineBytes, &st.Files, &st.FileBytes, &st.Unsynced, &st.Quarantined, &st.Absent, &st.AbsentBytes} {
 			*p = q.ColumnInt64(i)
+		}
+		var err error
+		if st.Held, st.HeldBytes, err = HeldBack(tx); err != nil {
+			return err
 		}
 		q = tx.Stmt("SELECT count(*), coalesce(sum(size), 0) FROM inode WHERE hash IS NOT NULL")
 		if _, err := q.Step(); err != nil {

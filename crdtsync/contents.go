@@ -2,9 +2,11 @@ package crdtsync
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/crdtsync/blobs"
 	"github.com/alkdev/alkfs/crdtsync/identity"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -28,6 +30,55 @@ func (r *Replica) MayRead(ctx context.Context, k identity.Key, uuid [16]byte, h 
 	}
 	uuids, err := r.BucketsOf(ctx, h)
 	return err == nil && slices.Contains(uuids, uuid)
+}
+
+// Named says of each content whether a version of a bucket here names it, to a
+// member; others get blobs.ErrNotAllowed.
+func (r *Replica) Named(_ context.Context, k identity.Key, uuid [16]byte, hashes []blobstore.Hash) (named []bool, err error) {
+	err = r.db.Read(func(tx *schema.Tx) error {
+		sh, err := r.lookup(tx, uuid)
+		if errors.Is(err, ErrNotShared) {
+			return blobs.ErrNotAllowed
+		}
+		if err != nil {
+			return err
+		}
+		m, err := r.membership(tx, sh)
+		if err == nil && m.Role(k) < identity.ReadOnly {
+			err = blobs.ErrNotAllowed
+		}
+		if err == nil {
+			named, err = r.tree.Named(tx, sh.bucket.ID, hashes)
+		}
+		return err
+	})
+	return named, err
+}
+
+// Others returns the other members of a bucket; none where this node belongs to it
+// no more.
+func (r *Replica) Others(uuid [16]byte) (keys []identity.Key, err error) {
+	m, err := r.Membership(uuid)
+	if errors.Is(err, ErrNotShared) {
+		return nil, nil
+	}
+	if err != nil || m.Role(r.key) < identity.ReadOnly {
+		return nil, err
+	}
+	for _, o := range m.All() {
+		if o.Key != r.key && o.Role >= identity.ReadOnly {
+			keys = append(keys, o.Key)
+		}
+	}
+	return keys, nil
+}
+
+// HasAll reports whether a node is connected and has acknowledged every change of a
+// bucket that is here.
+func (e *Engine) HasAll(uuid [16]byte, k identity.Key) (bool, error) {
+	m := MemberStatus{Key: k}
+	err := e.connection(uuid, &m)
+	return m.Connected && m.Behind == 0, err
 }
 
 // Shares reports whether any bucket is shared here.

@@ -370,13 +370,13 @@ func (e *Engine) peers() (keys []identity.Key, err error) {
 		return nil, err
 	}
 	for _, b := range uuids {
-		m, err := e.Membership(b)
+		others, err := e.Others(b)
 		if err != nil {
 			return nil, err
 		}
-		for _, o := range m.All() {
-			if o.Key != e.key && o.Role >= identity.ReadOnly && !slices.Contains(keys, o.Key) {
-				keys = append(keys, o.Key)
+		for _, k := range others {
+			if !slices.Contains(keys, k) {
+				keys = append(keys, k)
 			}
 		}
 	}

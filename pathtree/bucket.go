@@ -25,6 +25,7 @@ type Policy struct {
 	ExclusiveWrites bool          `json:"exclusive_writes,omitempty"` // a second writer of one file is refused
 	QuotaBytes      int64         `json:"quota_bytes,omitempty"`      // greatest number of bytes, see Quota; 0: no limit
 	QuotaInodes     int64         `json:"quota_inodes,omitempty"`     // greatest number of files, directories and the like; 0: no limit
+	HoldBack        time.Duration `json:"hold_back,omitempty"`        // ns content waits for the word of members before it goes; 0: 30 days, negative: for ever
 }
 
 // Bucket is the unit of isolation and of sharing.

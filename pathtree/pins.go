@@ -21,6 +21,7 @@ type pins struct {
 
 type branchPins struct {
 	id, parent int64
+	bucket     int64
 	before     schema.Stamp // the cut of its bucket
 	fork       schema.Stamp // MaxStamp when live
 	live       bool
@@ -91,7 +92,7 @@ func (p *pins) loadBranches(tx *schema.Tx, cut Cut, now schema.Stamp) (order []*
 		b := &branchPins{
 			id: s.ColumnInt64(0), parent: s.ColumnInt64(1), fork: schema.Stamp(s.ColumnInt64(2)),
 			live: s.ColumnInt64(3) != 0, deleted: schema.Stamp(s.ColumnInt64(4)),
-			before: min(cut.of(s.ColumnInt64(6)), now),
+			bucket: s.ColumnInt64(6), before: min(cut.of(s.ColumnInt64(6)), now),
 		}
 		if b.live {
 			b.fork, p.live = schema.MaxStamp, true

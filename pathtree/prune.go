@@ -8,6 +8,7 @@ import (
 
 	"zombiezen.com/go/sqlite"
 
+	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/schema"
 )
 
@@ -221,7 +222,7 @@ func (s *sweep) inodes(p *pruner, limit int) error {
 				}
 			}
 			if gone[k] || orphan {
-				if err := deleteInode(s.tx, ino, r.version); err != nil {
+				if err := s.dropInode(ino, r.version); err != nil {
 					return err
 				}
 				s.n++
@@ -229,6 +230,31 @@ func (s *sweep) inodes(p *pruner, limit int) error {
 		}
 		return nil
 	})
+}
+
+// dropInode deletes a version. Content that it was the last to name in a bucket
+// that other nodes have is guarded: a version of theirs may name it.
+func (s *sweep) dropInode(ino Ino, at version) error {
+	if !s.pins.shared[at.branch] {
+		return deleteInode(s.tx, ino, at)
+	}
+	q := s.tx.Stmt("DELETE FROM inode WHERE ino = ? AND branch = ? AND stamp = ? AND node = ? RETURNING hash")
+	q.BindInt64(1, int64(ino))
+	bindVersion(q, 2, at)
+	if ok, err := q.Step(); err != nil || !ok {
+		return err
+	}
+	var h blobstore.Hash
+	q.ColumnBytes(0, h[:])
+	if _, err := q.Step(); err != nil || h.IsZero() {
+		return err
+	}
+	bucket := s.pins.of[at.branch].bucket
+	named, err := namedIn(s.tx, bucket, h)
+	if err != nil || named {
+		return err
+	}
+	return blobstore.Guard(s.tx, bucket, h)
 }
 
 // orphan reports whether no version of any branch and no write session names

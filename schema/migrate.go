@@ -55,8 +55,11 @@ var ddl10 string
 //go:embed ddl11.sql
 var ddl11 string
 
+//go:embed ddl12.sql
+var ddl12 string
+
 // migrations[i] brings format i to format i+1.
-var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5, ddl6, ddl7, ddl8, ddl9, ddl10, ddl11}
+var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5, ddl6, ddl7, ddl8, ddl9, ddl10, ddl11, ddl12}
 
 // Format is the database format this package writes.
 var Format = len(migrations)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -127,7 +128,12 @@ func bucketFields(b alkfs.Bucket) []any {
 	if b.Policy.Retention < 0 {
 		keep = -1 // for ever
 	}
-	return []any{"name", b.Name, "uuid", fmt.Sprintf("%x", b.UUID), "created", jsonTime(b.Created), "policy", policy, "keep_seconds", keep}
+	held := int64(b.Policy.HoldBack / time.Second)
+	if b.Policy.HoldBack < 0 {
+		held = -1
+	}
+	return []any{"name", b.Name, "uuid", fmt.Sprintf("%x", b.UUID), "created", jsonTime(b.Created), "policy", policy, "keep_seconds", keep,
+		"hold_back_seconds", held}
 }
 
 // What becomes of a second writer of a file.
@@ -147,11 +153,17 @@ func policyText(p alkfs.Policy) (text string) {
 	case p.Retention > 0:
 		text += fmt.Sprintf("  history is kept %v", p.Retention)
 	}
+	switch {
+	case p.HoldBack < 0:
+		text += "  content waits for other members for ever"
+	case p.HoldBack > 0:
+		text += fmt.Sprintf("  content waits %v for other members", p.HoldBack)
+	}
 	return text
 }
 
 // bucketSettings are the flags of bucket set, as given.
-type bucketSettings struct{ policy, keep, bytes, inodes string }
+type bucketSettings struct{ policy, keep, holdBack, bytes, inodes string }
 
 func (a *app) bucketSetCommand() *cobra.Command {
 	var f bucketSettings
@@ -168,12 +180,16 @@ content. What was replaced or removed, a whole branch too, is free at once, and
 history is not counted. Whoever wants more gets "disk quota exceeded" (EDQUOT).
 What comes from other machines counts and is never refused: they follow the same
 quota, and where they are over it together, nobody may write more until there is
-room. A first quota reads the whole tree to count it.`,
-		Example: "  alkfs bucket set work --policy exclusive\n  alkfs bucket set work --keep 720h\n  alkfs bucket set work --quota-bytes 10G --quota-inodes 100000\n  alkfs bucket set work --quota-bytes none",
+room. A first quota reads the whole tree to count it.
+
+In a bucket that is shared with other machines, content that no version here names
+any more waits for their word before it goes (alkfs gc), for --hold-back where a
+member does not answer.`,
+		Example: "  alkfs bucket set work --policy exclusive\n  alkfs bucket set work --keep 720h\n  alkfs bucket set work --hold-back 1440h\n  alkfs bucket set work --quota-bytes 10G --quota-inodes 100000\n  alkfs bucket set work --quota-bytes none",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if f == (bucketSettings{}) {
-				return usagef("nothing to set: --policy, --keep, --quota-bytes or --quota-inodes")
+				return usagef("nothing to set: --policy, --keep, --hold-back, --quota-bytes or --quota-inodes")
 			}
 			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error { return a.setBucket(s, args[0], f) })
 		},
@@ -182,6 +198,7 @@ room. A first quota reads the whole tree to count it.`,
 	flags := c.Flags()
 	flags.StringVar(&f.policy, "policy", "", "exclusive or last-close-wins")
 	flags.StringVar(&f.keep, "keep", "", `how long history is kept (720h), "forever" or "default" (7 days)`)
+	flags.StringVar(&f.holdBack, "hold-back", "", `how long content waits for members that do not answer (720h), "forever" or "default" (30 days)`)
 	flags.StringVar(&f.bytes, "quota-bytes", "", `how many bytes it may hold (10G, 512M), or "none"`)
 	flags.StringVar(&f.inodes, "quota-inodes", "", `how many files, directories and links it may hold, or "none"`)
 	return c
@@ -210,18 +227,15 @@ func (f bucketSettings) apply(p *alkfs.Policy) (err error) {
 	default:
 		return usagef("--policy %s: exclusive or last-close-wins", quote(f.policy))
 	}
-	switch f.keep {
-	case "":
-	case "forever":
-		p.Retention = -1
-	case "default":
-		p.Retention = 0
-	default:
-		d, err := time.ParseDuration(f.keep)
-		if err != nil || d <= 0 {
-			return usagef("--keep %s: a time such as 720h, or forever, or default", quote(f.keep))
+	if f.keep != "" {
+		if p.Retention, err = parseKeep(f.keep); err != nil {
+			return usagef("--keep %s: %v", quote(f.keep), err)
 		}
-		p.Retention = d
+	}
+	if f.holdBack != "" {
+		if p.HoldBack, err = parseKeep(f.holdBack); err != nil {
+			return usagef("--hold-back %s: %v", quote(f.holdBack), err)
+		}
 	}
 	if f.bytes != "" {
 		if p.QuotaBytes, err = parseQuota(f.bytes); err != nil {
@@ -234,6 +248,21 @@ func (f bucketSettings) apply(p *alkfs.Policy) (err error) {
 		}
 	}
 	return nil
+}
+
+// parseKeep parses how long something is kept: 0 for default, negative for ever.
+func parseKeep(text string) (time.Duration, error) {
+	switch text {
+	case "forever":
+		return -1, nil
+	case "default":
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, errors.New("a time such as 720h, or forever, or default")
+	}
+	return d, nil
 }
 
 // parseQuota parses a positive number with a suffix of powers of 1024 (K, M, G,

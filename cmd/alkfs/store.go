@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -168,7 +169,12 @@ func (a *app) gcCommand() *cobra.Command {
 		Short: "Remove history past its time, and content nobody refers to",
 		Long: `Removes versions that were superseded longer ago than history is kept (7 days)
 and that no branch or snapshot shows, and then content that nothing refers to. It
-is safe while mounts and other commands run.`,
+is safe while mounts and other commands run.
+
+Content that the last version to go named in a shared bucket goes when another
+member has it, or when each says that none of its versions names it; until then it
+is held back, for members that do not answer for 30 days (bucket set --hold-back).
+They are asked by the process that synchronises (serve --sync).`,
 		Example: `  alkfs gc
   alkfs gc --dry-run
   alkfs gc --keep 24h`,
@@ -184,7 +190,8 @@ is safe while mounts and other commands run.`,
 				}
 				if a.json {
 					return a.emit("dry_run", o.DryRun, "versions", r.Versions, "blobs", r.Blobs, "bytes", r.Bytes,
-						"strays", r.Strays, "stray_bytes", r.StrayBytes, "staging", r.Staging, "staging_bytes", r.StagingBytes)
+						"strays", r.Strays, "stray_bytes", r.StrayBytes, "staging", r.Staging, "staging_bytes", r.StagingBytes,
+						"held_blobs", r.HeldBlobs, "held_bytes", r.HeldBytes, "wanted_by", append([]string{}, r.WantedBy...), "unheard", append([]string{}, r.Unheard...))
 				}
 				verb := "removed"
 				if o.DryRun {
@@ -197,7 +204,7 @@ is safe while mounts and other commands run.`,
 				if n := r.Strays + r.Staging; n > 0 {
 					a.printf(", %d stray files (%s)", n, bytesText(r.StrayBytes+r.StagingBytes))
 				}
-				a.printf("\n")
+				a.printf("\n%s", heldText(r.HeldBack))
 				return nil
 			})
 		},
@@ -206,6 +213,29 @@ is safe while mounts and other commands run.`,
 	c.Flags().DurationVar(&o.Retention, "keep", 0, "keep history this long instead (24h, 30m)")
 	c.Flags().DurationVar(&o.Grace, "grace", 0, "spare content that has been without a reference for less (default 10m)")
 	return c
+}
+
+// heldText says what is held back for other members, and for whom.
+func heldText(h alkfs.HeldBack) string {
+	if h.HeldBlobs == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("held back %d blobs (%s) that other members may need", h.HeldBlobs, bytesText(h.HeldBytes))
+	if len(h.WantedBy) > 0 {
+		text += "; they have versions that name some: " + quoteAll(h.WantedBy)
+	}
+	if len(h.Unheard) > 0 {
+		text += "; they did not say, or have yet to hear all: " + quoteAll(h.Unheard)
+	}
+	return text + "\n"
+}
+
+func quoteAll(names []string) string {
+	quoted := make([]string, len(names))
+	for i, n := range names {
+		quoted[i] = quote(n)
+	}
+	return strings.Join(quoted, ", ")
 }
 
 func (a *app) fsckCommand() *cobra.Command {
@@ -333,7 +363,7 @@ func (a *app) dfCommand() *cobra.Command {
 						}
 					}
 					return a.emit("quotas", quotas, "store", s.Dir(), "buckets", u.Tree.Buckets, "branches", u.Tree.Branches, "snapshots", u.Tree.Snapshots,
-						"blobs", u.Blobs.Inline+u.Blobs.Files, "stored_bytes", stored, "versions", u.Blobs.Versions, "version_bytes", u.Blobs.VersionBytes,
+						"blobs", u.Blobs.Inline+u.Blobs.Files, "stored_bytes", stored, "versions", u.Blobs.Versions, "version_bytes", u.Blobs.VersionBytes, "held_blobs", u.Blobs.Held, "held_bytes", u.Blobs.HeldBytes,
 						"unsynced", u.Blobs.Unsynced, "quarantined", u.Blobs.Quarantined, "disk_size", u.DiskSize, "disk_free", u.DiskFree)
 				}
 				if s.Dir() != "" { // not over SSH
@@ -342,6 +372,9 @@ func (a *app) dfCommand() *cobra.Command {
 				a.printf("holds      %d buckets, %d branches, %d snapshots\ncontent    %s in %d blobs\nwithout sharing it would be %s in %d versions\ndisk       %s free of %s\n",
 					u.Tree.Buckets, u.Tree.Branches, u.Tree.Snapshots, bytesText(stored), u.Blobs.Inline+u.Blobs.Files,
 					bytesText(u.Blobs.VersionBytes), u.Blobs.Versions, bytesText(u.DiskFree), bytesText(u.DiskSize))
+				if u.Blobs.Held > 0 {
+					a.printf("held back  %s in %d blobs that only other members may need (alkfs gc)\n", bytesText(u.Blobs.HeldBytes), u.Blobs.Held)
+				}
 				for _, b := range buckets {
 					q, ok, err := s.Quota(b.Name)
 					if err != nil {

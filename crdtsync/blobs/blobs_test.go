@@ -31,7 +31,10 @@ type node struct {
 	server *Server
 	f      *Fetcher
 	deny   atomic.Bool
-	bad    chan identity.Key
+
+	names   sync.Map    // contents that a version names, for those who ask before they drop
+	forgets atomic.Bool // the bucket has none of the contents
+	bad     chan identity.Key
 }
 
 func newNode(tb testing.TB, id byte, o Options) *node { return nodeIn(tb, tb.TempDir(), id, o) }
@@ -47,9 +50,22 @@ func nodeIn(tb testing.TB, dir string, id byte, o Options) *node {
 	if n.blobs, err = blobstore.Open(ctx, dir, n.db, blobstore.Options{SyncAfter: -1, FetchWait: 20 * time.Second}); err != nil {
 		tb.Fatal(err)
 	}
-	n.server = NewServer(n.blobs, n.db, ServerOptions{Allowed: func(_ context.Context, _ identity.Key, b [16]byte, _ blobstore.Hash) bool {
-		return b == bucket && !n.deny.Load()
-	}})
+	n.server = NewServer(n.blobs, n.db, ServerOptions{
+		Key: func() identity.Key { return n.key },
+		Allowed: func(_ context.Context, _ identity.Key, b [16]byte, _ blobstore.Hash) bool {
+			return b == bucket && !n.deny.Load() && !n.forgets.Load()
+		},
+		Named: func(_ context.Context, _ identity.Key, _ [16]byte, hashes []blobstore.Hash) (named []bool, err error) {
+			if n.deny.Load() {
+				return nil, ErrNotAllowed
+			}
+			for _, h := range hashes {
+				_, ok := n.names.Load(h)
+				named = append(named, ok)
+			}
+			return named, nil
+		},
+	})
 	if o.Buckets == nil {
 		o.Buckets = inBucket
 	}

@@ -20,12 +20,14 @@ type Peer interface {
 	Open(ctx context.Context, bulk bool) (io.ReadWriteCloser, error)
 }
 
+// ErrNotAllowed says that a node may not read a bucket.
+var ErrNotAllowed = errors.New("it does not allow it")
+
 // Errors of a peer that does not give a content, each for one item.
 var (
-	errNotHere    = errors.New("it does not have it")
-	errNotAllowed = errors.New("it does not allow it")
-	errBusy       = errors.New("it is busy")
-	errFailed     = errors.New("it failed")
+	errNotHere = errors.New("it does not have it")
+	errBusy    = errors.New("it is busy")
+	errFailed  = errors.New("it failed")
 )
 
 // localError is an error of this node's disk, for which no peer is to blame.
@@ -126,7 +128,7 @@ func (c *conn) item(i int, o order, progress func(item, n int), done func(int, e
 			done(i, nil)
 			return false, nil
 		case kindNotHere, kindNotAllowed, kindFailed:
-			done(i, map[kind]error{kindNotHere: errNotHere, kindNotAllowed: errNotAllowed, kindFailed: errFailed}[a.Kind])
+			done(i, map[kind]error{kindNotHere: errNotHere, kindNotAllowed: ErrNotAllowed, kindFailed: errFailed}[a.Kind])
 			return false, nil
 		default:
 			return false, wrong("an answer of kind %d", a.Kind)
@@ -176,12 +178,18 @@ func blame(err error) error {
 	return &localError{err}
 }
 
-// have asks how much of each content the peer has, and to keep it for that many
-// seconds when hold is not 0.
-func (c *conn) have(ctx context.Context, bucket [16]byte, contents []Content, hold uint32) ([]Presence, error) {
+// word is what a peer says of a content.
+type word struct {
+	has   Presence
+	named bool // by a version there; in answers to opDrop
+}
+
+// ask puts a question of opHave or opDrop: how much of each content the peer has. It
+// asks to keep it for that many seconds when hold is not 0.
+func (c *conn) ask(ctx context.Context, o op, bucket [16]byte, contents []Content, hold uint32) ([]word, error) {
 	stop := context.AfterFunc(ctx, func() { c.stream.Close() })
 	defer stop()
-	q := request{Version: version, Op: opHave, Bucket: bucket[:], Hold: hold}
+	q := request{Version: version, Op: o, Bucket: bucket[:], Hold: hold}
 	for _, w := range contents {
 		q.Items = append(q.Items, item{Hash: w.Hash[:], Size: w.Size})
 	}
@@ -200,16 +208,22 @@ func (c *conn) have(ctx context.Context, bucket [16]byte, contents []Content, ho
 		return nil, errBusy
 	case a.Kind == kindFailed:
 		return nil, errFailed
-	case a.Kind != kindHave || len(a.Have) != len(contents):
+	case a.Kind == kindNotAllowed && o == opDrop:
+		return nil, ErrNotAllowed
+	case a.Kind != kindHave || len(a.Have) != len(contents) || o == opDrop && len(a.Named) != len(contents):
 		return nil, wrong("an answer of kind %d about %d contents", a.Kind, len(a.Have))
 	}
-	ps := make([]Presence, len(contents))
+	words := make([]word, len(contents))
 	for i, p := range a.Have {
-		if ps[i] = Presence(p); ps[i] > Held {
+		words[i].has = Presence(p)
+		if o == opDrop {
+			words[i].named = a.Named[i] != 0
+		}
+		if words[i].has > Held {
 			return nil, wrong("presence %d", p)
 		}
 	}
-	return ps, nil
+	return words, nil
 }
 
 // Content names a content.

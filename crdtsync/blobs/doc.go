@@ -13,7 +13,8 @@
 // bucket has the content (Server.Allowed), as knowing a hash is no right to its
 // bytes. Answers other than data are: it is not here, it is not allowed, busy,
 // failed. A second kind of request asks what is here, and can make the other
-// side promise to keep it for a while (blobstore.Store.Hold).
+// side promise to keep it for a while (blobstore.Store.Hold); a third, of one who is
+// about to drop content, also asks what a version names there (Dropping).
 //
 // # Fetching
 //

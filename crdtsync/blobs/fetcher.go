@@ -44,8 +44,9 @@ const (
 
 // Fetcher brings content from peers, several at once. It is a blobstore.Source.
 type Fetcher struct {
-	o   Options
-	log *slog.Logger
+	o     Options
+	log   *slog.Logger
+	began time.Time
 
 	// mu guards the peers and all works, demands and chunks. Under it only bits
 	// of partial contents are read.
@@ -123,7 +124,7 @@ func New(o Options) *Fetcher {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	f := &Fetcher{o: o, log: o.Logger}
+	f := &Fetcher{o: o, log: o.Logger, began: time.Now()}
 	f.mu.peers = make(map[identity.Key]*peer)
 	f.mu.changed, f.mu.joined = make(chan struct{}), make(chan struct{})
 	f.mu.lonely = time.Now()

@@ -41,6 +41,7 @@ type op uint8
 const (
 	opGet  op = 1
 	opHave op = 2
+	opDrop op = 3 // as opHave, by one who has no version that names them: what do you have, and which do you name?
 )
 
 // request asks for groups of contents, or whether they are there.
@@ -51,11 +52,11 @@ type request struct {
 	Items    []item `cbor:"4,keyasint"`
 	Priority uint8  `cbor:"5,keyasint,omitempty"` // blobstore.Priority
 	Hops     uint8  `cbor:"6,keyasint,omitempty"` // how many nodes further the request may go
-	Hold     uint32 `cbor:"7,keyasint,omitempty"` // of opHave: seconds to keep what is there
+	Hold     uint32 `cbor:"7,keyasint,omitempty"` // of opHave and opDrop: seconds to keep what is there
 }
 
 // item is one content of a request. Ranges are pairs of first group and count,
-// ascending and apart; none in opHave.
+// ascending and apart; of opGet only.
 type item struct {
 	_      struct{} `cbor:",toarray"`
 	Hash   []byte
@@ -78,7 +79,7 @@ func (r *request) valid() error {
 	switch {
 	case r.Version != version:
 		return wrong("version %d, this node speaks %d", r.Version, version)
-	case r.Op != opGet && r.Op != opHave:
+	case r.Op < opGet || r.Op > opDrop:
 		return wrong("operation %d", r.Op)
 	case len(r.Bucket) != 16:
 		return wrong("a bucket of %d bytes", len(r.Bucket))
@@ -105,7 +106,7 @@ func (i *item) valid(o op) (groups int64, err error) {
 	if len(i.Hash) != len(blobstore.Hash{}) || i.hash().IsZero() || i.Size <= 0 {
 		return 0, wrong("a content with a hash of %d bytes and size %d", len(i.Hash), i.Size)
 	}
-	if len(i.Ranges)%2 != 0 || len(i.Ranges) > 2*maxRanges || (len(i.Ranges) == 0) != (o == opHave) {
+	if len(i.Ranges)%2 != 0 || len(i.Ranges) > 2*maxRanges || (len(i.Ranges) == 0) != (o != opGet) {
 		return 0, wrong("%d numbers as ranges", len(i.Ranges))
 	}
 	all, end := blobstore.Groups(i.Size), int64(0)
@@ -129,7 +130,7 @@ const (
 	kindNotAllowed kind = 4
 	kindBusy       kind = 5 // too much at once: ask later
 	kindFailed     kind = 6
-	kindHave       kind = 7 // answer to opHave
+	kindHave       kind = 7 // answer to opHave and opDrop
 )
 
 // answer is the header of an answer.
@@ -142,12 +143,13 @@ type answer struct {
 	Data  int    `cbor:"6,keyasint,omitempty"` // and bytes after those
 	Have  []byte `cbor:"7,keyasint,omitempty"` // a Presence per item
 	Text  string `cbor:"8,keyasint,omitempty"`
+	Named []byte `cbor:"9,keyasint,omitempty"` // answer to opDrop, per item: 1 when a version names it, else 0
 }
 
 // valid checks an answer that a stranger made, as far as that goes without the
 // request.
 func (a *answer) valid() error {
-	if a.Kind < kindData || a.Kind > kindHave || a.Item < 0 || a.Item >= MaxItems || len(a.Have) > MaxItems || len(a.Text) > maxText {
+	if a.Kind < kindData || a.Kind > kindHave || a.Item < 0 || a.Item >= MaxItems || len(a.Have) > MaxItems || len(a.Named) > MaxItems || len(a.Text) > maxText {
 		return wrong("an answer of kind %d to item %d", a.Kind, a.Item)
 	}
 	data := a.Kind == kindData

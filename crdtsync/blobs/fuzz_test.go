@@ -77,6 +77,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add(frame(f, goodRequest()))
 	h := blobstore.Sum([]byte("x"))
 	f.Add(frame(f, &request{Version: 1, Op: opHave, Bucket: bucket[:], Items: []item{{Hash: h[:], Size: 5}}, Hold: 60}))
+	f.Add(frame(f, &request{Version: 1, Op: opDrop, Bucket: bucket[:], Items: []item{{Hash: h[:], Size: 5}}, Hold: 60}))
 	f.Add([]byte{255, 255, 255, 255})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		q, err := readRequest(bufio.NewReader(bytes.NewReader(b)))

@@ -3,6 +3,7 @@ package blobs
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/alkdev/alkfs/blobstore"
@@ -22,8 +23,8 @@ func (f *Fetcher) Where(ctx context.Context, c Content) (map[identity.Key]Presen
 	}
 	found := make(map[identity.Key]Presence)
 	for _, b := range buckets {
-		for key, ps := range f.ask(ctx, b, []Content{c}, 0) {
-			found[key] = max(found[key], ps[0])
+		for key, words := range f.ask(ctx, opHave, b, []Content{c}, 0, nil) {
+			found[key] = max(found[key], words[0].has)
 		}
 	}
 	return found, nil
@@ -40,8 +41,8 @@ func (f *Fetcher) MayDrop(ctx context.Context, hashes []blobstore.Hash) ([]bool,
 		}
 		for _, b := range buckets {
 			// The size does not matter to a node that has the whole.
-			for _, ps := range f.ask(ctx, b, []Content{{Hash: h, Size: 1}}, holdFor) {
-				may[i] = may[i] || ps[0] == Held
+			for _, words := range f.ask(ctx, opHave, b, []Content{{Hash: h, Size: 1}}, holdFor, nil) {
+				may[i] = may[i] || words[0].has == Held
 			}
 			if may[i] {
 				break
@@ -51,35 +52,37 @@ func (f *Fetcher) MayDrop(ctx context.Context, hashes []blobstore.Hash) ([]bool,
 	return may, nil
 }
 
-// ask asks all peers at once about contents of a bucket, and returns the answers
-// that came.
-func (f *Fetcher) ask(ctx context.Context, bucket [16]byte, contents []Content, hold uint32) map[identity.Key][]Presence {
+// ask asks all peers, or those among some, at once about contents of a bucket, and
+// returns the answers that came.
+func (f *Fetcher) ask(ctx context.Context, o op, bucket [16]byte, contents []Content, hold uint32, among []identity.Key) map[identity.Key][]word {
 	f.mu.Lock()
 	var peers []*peer
-	for _, p := range f.mu.peers {
-		peers = append(peers, p)
+	for k, p := range f.mu.peers {
+		if among == nil || slices.Contains(among, k) {
+			peers = append(peers, p)
+		}
 	}
 	f.mu.Unlock()
 	var mu sync.Mutex
-	answers := make(map[identity.Key][]Presence)
+	answers := make(map[identity.Key][]word)
 	var wg sync.WaitGroup
 	for _, p := range peers {
 		wg.Go(func() {
-			ps, err := askOne(ctx, p, bucket, contents, hold)
+			words, err := askOne(ctx, p, o, bucket, contents, hold)
 			if err != nil {
 				f.log.Info("a member did not say what it has", "peer", p.Key().Short(), "error", err)
 				return
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			answers[p.Key()] = ps
+			answers[p.Key()] = words
 		})
 	}
 	wg.Wait()
 	return answers
 }
 
-func askOne(ctx context.Context, p Peer, bucket [16]byte, contents []Content, hold uint32) ([]Presence, error) {
+func askOne(ctx context.Context, p Peer, o op, bucket [16]byte, contents []Content, hold uint32) ([]word, error) {
 	if len(contents) > MaxItems {
 		return nil, errors.New("too many contents in one question")
 	}
@@ -88,5 +91,5 @@ func askOne(ctx context.Context, p Peer, bucket [16]byte, contents []Content, ho
 		return nil, err
 	}
 	defer s.Close()
-	return newConn(s).have(ctx, bucket, contents, hold)
+	return newConn(s).ask(ctx, o, bucket, contents, hold)
 }

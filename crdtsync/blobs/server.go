@@ -23,6 +23,13 @@ type ServerOptions struct {
 	// with that uuid: that it may read the bucket, and that the bucket has h. It
 	// is asked for every content of every request. Required.
 	Allowed func(ctx context.Context, peer identity.Key, bucket [16]byte, h blobstore.Hash) bool
+	// Named says of each content whether a version of the bucket here names it; the
+	// error is ErrNotAllowed when peer may not read the bucket. Without it nobody is
+	// told. Optional.
+	Named func(ctx context.Context, peer identity.Key, bucket [16]byte, hashes []blobstore.Hash) ([]bool, error)
+	// Key is this node's: of two nodes that would drop the same content at once the
+	// one with the greater key goes first.
+	Key func() identity.Key
 	// Requests that are worked on at once: for all peers, each with some
 	// 150 KiB in memory, and for one of them. Defaults 64 and 16.
 	Requests, PerPeer int
@@ -53,6 +60,9 @@ func NewServer(blobs *blobstore.Store, db *schema.DB, o ServerOptions) *Server {
 	}
 	if o.PerPeer <= 0 {
 		o.PerPeer = 16
+	}
+	if o.Key == nil {
+		o.Key = func() identity.Key { return identity.Key{} }
 	}
 	if o.Stall <= 0 {
 		o.Stall = 30 * time.Second
@@ -147,8 +157,11 @@ func (s *Server) answer(ctx context.Context, peer identity.Key, stream io.WriteC
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if q.Op == opHave {
+	switch q.Op {
+	case opHave:
 		return w.have(ctx)
+	case opDrop:
+		return w.drop(ctx)
 	}
 	for i := range q.Items {
 		if err := w.item(ctx, i); err != nil {
@@ -290,52 +303,112 @@ func (w *reply) piece(f []byte, a *answer, b *blobstore.Blob, at int) ([]byte, e
 
 // have tells how much there is of each content, and holds what is asked to be.
 func (w *reply) have(ctx context.Context) error {
-	have := make([]byte, len(w.q.Items))
+	var may []*item
 	for i := range w.q.Items {
 		it := &w.q.Items[i]
 		if !w.allowed(ctx, it.hash()) {
+			it = nil
+		}
+		may = append(may, it)
+	}
+	return w.sayPresences(ctx, may, nil)
+}
+
+// drop also tells which contents a version names. Of others it says what is here
+// only as far as this node has to ask in turn before it drops them.
+func (w *reply) drop(ctx context.Context) error {
+	bucket := [16]byte(w.q.Bucket)
+	var hashes []blobstore.Hash
+	for i := range w.q.Items {
+		hashes = append(hashes, w.q.Items[i].hash())
+	}
+	if w.s.o.Named == nil {
+		return w.say(answer{Kind: kindFailed, Text: "this node does not say"})
+	}
+	names, err := w.s.o.Named(ctx, w.peer, bucket, hashes)
+	if errors.Is(err, ErrNotAllowed) {
+		return w.say(answer{Kind: kindNotAllowed})
+	}
+	if err != nil || len(names) != len(hashes) {
+		return w.say(answer{Kind: kindFailed, Text: "it cannot be looked up"})
+	}
+	named := make([]byte, len(hashes))
+	may := make([]*item, len(hashes))
+	for i, h := range hashes {
+		if names[i] {
+			named[i] = 1
+		}
+		if w.s.o.Allowed(ctx, w.peer, bucket, h) {
+			may[i] = &w.q.Items[i]
+		}
+	}
+	return w.sayPresences(ctx, may, named)
+}
+
+// sayPresences tells how much there is of each item, nothing of one that is nil.
+func (w *reply) sayPresences(ctx context.Context, items []*item, named []byte) error {
+	have := make([]byte, len(items))
+	held, err := w.hold(ctx, items)
+	for i, it := range items {
+		if it == nil || err != nil {
 			continue
 		}
-		p, err := w.presence(it)
-		if err != nil {
-			return w.say(answer{Kind: kindFailed, Text: "it cannot be looked up"})
+		p := Held
+		if !held[i] {
+			p, err = w.presence(it)
 		}
 		have[i] = byte(p)
 	}
-	return w.say(answer{Kind: kindHave, Have: have})
+	if err != nil {
+		w.s.o.Logger.Error("content could not be looked up for a member", "peer", w.peer.String(), "error", err)
+		return w.say(answer{Kind: kindFailed, Text: "it cannot be looked up"})
+	}
+	return w.say(answer{Kind: kindHave, Have: have, Named: named})
+}
+
+// hold promises what is here whole and on the disk, if that is asked for. A promise
+// outlives a crash.
+func (w *reply) hold(ctx context.Context, items []*item) (held []bool, err error) {
+	held = make([]bool, len(items))
+	if w.q.Hold == 0 {
+		return held, nil
+	}
+	for _, it := range items {
+		if it != nil {
+			_ = w.s.blobs.Sync(ctx, it.hash()) // what fails, or is not here, is not promised
+		}
+	}
+	until := time.Now().Add(time.Duration(w.q.Hold) * time.Second)
+	own := w.s.o.Key()
+	first := slices.Compare(w.peer[:], own[:]) > 0
+	err = w.s.db.Write(func(tx *schema.Tx) error {
+		for i, it := range items {
+			if it == nil {
+				continue
+			}
+			var err error
+			if held[i], err = w.s.blobs.Hold(tx, it.hash(), w.peer.String(), until, first); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil && slices.Contains(held, true) {
+		err = w.s.db.Sync()
+	}
+	return held, err
 }
 
 func (w *reply) presence(it *item) (p Presence, err error) {
-	look := func(tx *schema.Tx) error {
+	err = w.s.db.Read(func(tx *schema.Tx) error {
 		here, err := w.s.blobs.Here(tx, it.hash())
 		if here {
 			p = Whole
 		}
 		return err
-	}
-	if w.q.Hold > 0 {
-		until := time.Now().Add(time.Duration(w.q.Hold) * time.Second)
-		err = w.s.db.Write(func(tx *schema.Tx) error {
-			if err := look(tx); err != nil || p != Whole {
-				return err
-			}
-			held, err := w.s.blobs.Hold(tx, it.hash(), w.peer.String(), until)
-			if held {
-				p = Held
-			}
-			return err
-		})
-		if err == nil && p == Held {
-			err = w.s.db.Sync() // a promise outlives a crash
-		}
-	} else {
-		err = w.s.db.Read(look)
-	}
-	if err != nil || p != Absent {
-		return p, err
-	}
-	if w.s.blobs.HasParts(it.hash(), it.Size) {
+	})
+	if err == nil && p == Absent && w.s.blobs.HasParts(it.hash(), it.Size) {
 		p = Parts
 	}
-	return p, nil
+	return p, err
 }
