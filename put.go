@@ -246,7 +246,7 @@ func (p *put) commit(batch []*putItem) error {
 	})
 	if err != nil {
 		name := p.root
-		if failed != nil {
+		if failed != nil && !p.isRoot(failed) {
 			name = Spec{Path: p.root}.Join(failed.dir).Join(failed.base).Path
 		}
 		return pathError("put", name, err)
@@ -292,10 +292,15 @@ func (p *put) make(tx *schema.Tx, it *putItem) (in pathtree.Inode, err error) {
 	return p.view.v.Create(tx, parent, name, n)
 }
 
+// isRoot reports whether it is what goes to p.root itself.
+func (p *put) isRoot(it *putItem) bool {
+	return it.dir == "" && (it.base == "." || it.kind() != unix.S_IFDIR && len(p.dirs) == 0)
+}
+
 // parent returns the directory it goes into, and its name there. name is "" for
 // the root of the view, which has no parent.
 func (p *put) parent(tx *schema.Tx, it *putItem) (pathtree.Ino, string, error) {
-	if it.dir == "" && (it.base == "." || it.kind() != unix.S_IFDIR && len(p.dirs) == 0) {
+	if p.isRoot(it) {
 		if p.root == "." {
 			return 0, "", nil
 		}

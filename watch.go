@@ -26,7 +26,7 @@ type Event struct {
 	Path, OldPath  string    // "" where the place is not known any more; OldPath of a rename
 	Ino            pathtree.Ino
 	Size           int64          // bytes, after
-	Hash, OldHash  blobstore.Hash // of the content, after and before; zero: empty, or not about content
+	Hash, OldHash  blobstore.Hash // of the content, after and before; of a removal what it had; zero: empty, or not about content
 	Ref            int64          // id of the write session that published content, of the merge, snapshot, branch or bucket; 0: none
 }
 
@@ -187,7 +187,7 @@ func (w *watcher) event(e notify.Event) (Event, error) {
 		Size: e.Size, Hash: blobstore.HashOf(e.New), Ref: e.Ref,
 	}
 	switch e.Op {
-	case notify.OpContent:
+	case notify.OpContent, notify.OpRemove:
 		out.OldHash = blobstore.HashOf(e.Old)
 	case notify.OpRename:
 		out.Ref = 0 // the old directory, which OldPath tells

@@ -372,3 +372,47 @@ func TestRetriesBackOff(t *testing.T) {
 		t.Fatal("the result is not kept:", done, err)
 	}
 }
+
+// The number of a purged job may be given to a new one, its claim may not: who
+// held it has nothing to say about the new one.
+func TestClaimOfAPurgedJobIsLost(t *testing.T) {
+	db := open(t, t.TempDir())
+	q := Queue{Name: "q"}
+	enqueue := func() int64 {
+		t.Helper()
+		id, err := write(t, db, func(tx *schema.Tx) (int64, error) { return q.Enqueue(tx, nil, 0, 0) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	claim := func() Job {
+		t.Helper()
+		all, err := write(t, db, func(tx *schema.Tx) ([]Job, error) { return q.Claim(tx, "worker", 1, time.Minute) })
+		if err != nil || len(all) != 1 {
+			t.Fatal(all, err)
+		}
+		return all[0]
+	}
+	first := enqueue()
+	old := claim()
+	if n, err := write(t, db, func(tx *schema.Tx) (int, error) { return q.Purge(tx, Claimed) }); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	if second := enqueue(); second != first {
+		t.Fatalf("job %d after job %d: this test needs the same number", second, first)
+	}
+	now := claim()
+	for name, f := range map[string]func(tx *schema.Tx) error{
+		"ack":       func(tx *schema.Tx) error { return q.Ack(tx, old, nil) },
+		"fail":      func(tx *schema.Tx) error { return q.Fail(tx, old, errors.New("no")) },
+		"heartbeat": func(tx *schema.Tx) error { return q.Heartbeat(tx, old, time.Minute) },
+	} {
+		if _, err := write(t, db, func(tx *schema.Tx) (int, error) { return 0, f(tx) }); !errors.Is(err, ErrClaimLost) {
+			t.Errorf("%s by who held the purged job: %v", name, err)
+		}
+	}
+	if _, err := write(t, db, func(tx *schema.Tx) (int, error) { return 0, q.Ack(tx, now, nil) }); err != nil {
+		t.Error(err)
+	}
+}

@@ -49,7 +49,7 @@ type Job struct {
 	Due      time.Time // not claimed before
 	Payload  []byte
 	Attempts int   // claims since it was enqueued or retried
-	Claim    int64 // number of the claim; only rises
+	Claim    int64 // number of the claim; no two claims have the same, and it only rises
 	Claimant string
 	Outcome  []byte // result when Done, last error otherwise
 	Created  time.Time
@@ -97,7 +97,7 @@ func (q Queue) Claim(tx *schema.Tx, worker string, n int, visible time.Duration)
 		j := &jobs[i]
 		j.State, j.Claimant = Claimed, worker
 		j.Attempts++
-		j.Claim++
+		j.Claim = int64(tx.NextStamp()) // a purged job may have had the same ID
 		u := tx.Stmt("UPDATE job SET state = 2, attempts = ?, claim = ?, claimant = ?, boot = ?, until = ? WHERE id = ?")
 		u.BindInt64(1, int64(j.Attempts))
 		u.BindInt64(2, j.Claim)
