@@ -185,11 +185,12 @@ func openConn(path string, readOnly bool) (*sqlite.Conn, error) {
 	if err := startEngine(); err != nil {
 		return nil, err
 	}
-	flags := sqlite.OpenReadWrite | sqlite.OpenCreate
-	name := path
-	if readOnly {
+	flags := sqlite.OpenReadWrite | sqlite.OpenCreate | sqlite.OpenURI
+	name := "file:" + (&urlPath{filepath.Clean(path)}).String()
+	if !readOnly {
+		name += "?vfs=" + vfsName
+	} else {
 		flags = sqlite.OpenReadOnly | sqlite.OpenURI
-		name = "file:" + (&urlPath{path}).String()
 		if unix.Access(filepath.Dir(path), unix.W_OK) != nil {
 			// SQLite cannot make its -shm file there. That is safe to do
 			// without only when no WAL waits to be read.

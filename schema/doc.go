@@ -40,6 +40,13 @@
 // Nothing may open alkfs.db or its -shm by other means: closing such a
 // descriptor drops SQLite's locks. The -wal file carries none.
 //
+// # The engine
+//
+// SQLite is set up in two ways before it starts, for the sake of small commits:
+// what one writes to the WAL goes out at once (walfile.go), and a split of a page
+// costs no look through the page cache (pagecache.go). Neither changes a file;
+// other programs may use the database as they do any.
+//
 // # Errors
 //
 // ErrNewerFormat, ErrNotAStore, ErrDamaged and ErrReadOnly say what to do next.

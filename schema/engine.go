@@ -18,6 +18,9 @@ var startEngine = sync.OnceValue(func() error {
 	if err := setPageCache(tls); err != nil {
 		return fmt.Errorf("SQLite's page cache: %w", err)
 	}
+	if err := registerVFS(tls); err != nil {
+		return fmt.Errorf("SQLite's files: %w", err)
+	}
 	return nil
 })
 
