@@ -84,6 +84,15 @@ func TestLocksAgainstModel(t *testing.T) {
 				stale = append(stale, *holder)
 				holder = nil
 			},
+			"break": func(t *rapid.T) {
+				if _, err := write(t, db, func(tx *schema.Tx) (int, error) { return 0, locks.Break(tx, name) }); err != nil {
+					t.Fatal(err)
+				}
+				if holder != nil {
+					stale = append(stale, *holder)
+					holder = nil
+				}
+			},
 			"stale tokens are refused": func(t *rapid.T) {
 				for _, l := range stale {
 					if _, err := write(t, db, func(tx *schema.Tx) (int, error) { return 0, locks.Check(tx, l) }); !errors.Is(err, ErrLockLost) {
@@ -148,6 +157,15 @@ func TestQueueAgainstModel(t *testing.T) {
 					}
 					held[j.ID] = claim{j, clock.mono + 200}
 				}
+				left, err := write(t, db, func(tx *schema.Tx) ([]Job, error) { return q.List(tx, Ready, 1000) })
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, j := range left {
+					if due := !j.Due.After(clock.Now()); due && (len(jobs) < n || jobs[n-1].Priority < j.Priority) {
+						t.Fatalf("job %+v is due, %d of %d were handed out: %+v", j, len(jobs), n, jobs)
+					}
+				}
 			},
 			"settle": func(t *rapid.T) {
 				for id, c := range held {
@@ -197,7 +215,28 @@ func TestQueueAgainstModel(t *testing.T) {
 					}
 				}
 			},
-			"time passes": func(t *rapid.T) { clock.mono += rapid.Int64Range(0, 400).Draw(t, "ns"); expire() },
+			"purge": func(t *rapid.T) {
+				s := rapid.SampledFrom([]State{Ready, Claimed, Done, Dead}).Draw(t, "state")
+				gone, err := write(t, db, func(tx *schema.Tx) ([]Job, error) {
+					jobs, err := q.List(tx, s, 1000)
+					if err == nil {
+						_, err = q.Purge(tx, s)
+					}
+					return jobs, err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, j := range gone {
+					delete(state, j.ID) // another job may get the number
+					if c, ok := held[j.ID]; ok {
+						lost = append(lost, c.job)
+						delete(held, j.ID)
+					}
+				}
+			},
+			"time passes":     func(t *rapid.T) { clock.mono += rapid.Int64Range(0, 400).Draw(t, "ns"); expire() },
+			"wall clock jump": func(t *rapid.T) { clock.jump += time.Duration(rapid.Int64Range(-400, 400).Draw(t, "jump")) },
 			"reboot": func(t *rapid.T) {
 				clock.boot++
 				clock.jump += time.Duration(clock.mono)
