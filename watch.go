@@ -191,6 +191,8 @@ func (w *watcher) event(e notify.Event) (Event, error) {
 		out.OldHash = blobstore.HashOf(e.Old)
 	case notify.OpRename:
 		out.Ref = 0 // the old directory, which OldPath tells
+	case notify.OpBucket:
+		out.Bucket = string(e.Name) // it may be gone
 	}
 	err := w.store.db.Read(func(tx *schema.Tx) (err error) {
 		if out.Node, err = w.node(tx, e.Node); err != nil || e.Branch == 0 {
