@@ -37,7 +37,7 @@ func (s *Store) DebugBundle(ctx context.Context, w io.Writer, o BundleOptions) e
 		return err
 	}
 	z := gzip.NewWriter(w)
-	b := bundle{ctx: ctx, s: s, o: o, tar: tar.NewWriter(z), at: time.Now()}
+	b := bundle{ctx: ctx, s: s, o: o, tar: tar.NewWriter(z), at: time.Now().Truncate(time.Second)} // tar would round it up
 	for _, part := range []struct {
 		name string
 		make func() ([]byte, error)

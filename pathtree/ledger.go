@@ -12,7 +12,7 @@ import (
 type ledger struct {
 	accounts map[int64]*account // by bucket
 	written  bool               // the Write that runs has written all to the tables
-	after    *ledger            // then: what the Write has done since, nil until it is asked for
+	after    *ledger            // what it has done since; nil: nothing
 	stale    bool               // the tables know better
 }
 
@@ -34,24 +34,32 @@ func columnQuota(s *sqlite.Stmt) Quota {
 	return Quota{s.ColumnInt64(0), s.ColumnInt64(1), s.ColumnInt64(2), s.ColumnInt64(3)}
 }
 
-// openAccount returns the account of a bucket, nil when it has no quota.
-func openAccount(tx *schema.Tx, bucket int64) (*account, error) {
+// ledgerOf returns the rider of the batch, and the ledger that knows what is
+// counted now: nil when the tables do.
+func ledgerOf(tx *schema.Tx) (rider, current *ledger) {
 	l, ok := tx.Rider().(*ledger)
 	switch {
 	case !ok || l.stale:
+		return nil, nil
+	case l.written:
+		return l, l.after
+	}
+	return l, l
+}
+
+// openAccount returns the account of a bucket, nil when it has no quota.
+func openAccount(tx *schema.Tx, bucket int64) (*account, error) {
+	rider, l := ledgerOf(tx)
+	if l == nil {
 		var err error
 		if l, err = loadLedger(tx); err != nil {
 			return nil, err
 		}
-		tx.Ride(l)
-	case l.written:
-		if l.after == nil {
-			var err error
-			if l.after, err = loadLedger(tx); err != nil {
-				return nil, err
-			}
+		if rider != nil {
+			rider.after = l
+		} else {
+			tx.Ride(l)
 		}
-		l = l.after
 	}
 	return l.accounts[bucket], nil
 }
@@ -135,20 +143,16 @@ func forgetBranch(tx *schema.Tx, b Branch) error {
 // settleQuotas writes what the batch knows to the tables, for a Write that
 // changes them.
 func settleQuotas(tx *schema.Tx) error {
-	l, ok := tx.Rider().(*ledger)
-	if !ok || l.stale {
-		l = &ledger{}
-		tx.Ride(l)
+	rider, l := ledgerOf(tx)
+	if rider == nil {
+		rider = &ledger{}
+		tx.Ride(rider)
 	}
-	known := l
-	if l.written {
-		known = l.after
-	}
-	l.written, l.after = true, nil
-	if known == nil {
+	rider.written, rider.after = true, nil
+	if l == nil {
 		return nil
 	}
-	return known.save(tx)
+	return l.save(tx)
 }
 
 // Keep implements schema.Rider.

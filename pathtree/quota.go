@@ -175,7 +175,7 @@ func (c *change) inTotal(f func() error) error {
 // Quota returns the quota of a bucket and what counts towards it; false when it
 // has none.
 func (t *Tree) Quota(tx *schema.Tx, bucket int64) (q Quota, ok bool, err error) {
-	if l, is := tx.Rider().(*ledger); is && !l.stale {
+	if _, l := ledgerOf(tx); l != nil {
 		if a := l.accounts[bucket]; a != nil {
 			return a.Quota, true, nil
 		}

@@ -428,7 +428,16 @@ func TestQuotaSetBesideChanges(t *testing.T) {
 		run++
 		return errors.Join(add(tx, fmt.Sprint("f", run), 2, 100), set(tx, 3000), set(tx, 2000), add(tx, fmt.Sprint("g", run), 3, 1000))
 	}
-	w.write(both)
+	w.write(func(tx *schema.Tx) error {
+		if err := both(tx); err != nil {
+			return err
+		}
+		q, _, err := w.tree.Quota(tx, w.bucket.ID)
+		if want := (Quota{MaxBytes: 2000, Bytes: 1110, Inodes: 4}); q != want {
+			t.Errorf("in the Write itself: %+v, want %+v", q, want)
+		}
+		return err
+	})
 	w.holds(1110, 4)
 	checkQuota(t, w, 0, 0)
 	w.fails(syscall.EDQUOT, both)
