@@ -67,7 +67,10 @@ func (m *importer) refillOn(branch int64, i Ino, since schema.Stamp, news []*Ver
 		var have int
 		if state != nil {
 			a.take(state)
-			a.Nlink, have = state.Nlink, groupContent|groupAttrs
+			have = groupContent | groupAttrs
+			if !a.inRow { // else it is counted, by names as of its time
+				a.Nlink = state.Nlink
+			}
 		}
 		// A row that is there is complete, though what it came from may be pruned.
 		whole := a.inRow || (have|a.groups)&(groupContent|groupAttrs) == groupContent|groupAttrs
@@ -182,6 +185,9 @@ func (m *importer) write(a *authored, show bool) error {
 	}
 	if err := blobstore.Expect(m.tx, a.Hash, a.Size); err != nil { // its bytes come when they are read
 		return err
+	}
+	if !a.inRow {
+		from(m.links, inodeAt{a.Branch, a.Ino}, a.Stamp)
 	}
 	return insertInode(m.tx, a.inodeRow)
 }

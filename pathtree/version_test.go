@@ -307,3 +307,30 @@ func TestVersionsInAnyOrder(t *testing.T) {
 }
 
 func later() time.Time { return time.Now().Add(24 * time.Hour) }
+
+// A file that a parent which is followed comes to have later has the names in the
+// past that it had.
+func TestParentHasItLater(t *testing.T) {
+	all := newReplicas(t, 2)
+	a, b := all[0], all[1]
+	live := a.fork(a.main, "live", Origin{Live: true})
+	f := a.make(live, "f")
+	a.age()
+	then := a.fork(live, "then", Origin{})
+	a.age()
+	mode := uint32(0o700)
+	a.write(func(tx *schema.Tx) error { _, err := live.SetAttr(tx, f.Ino, SetAttr{Mode: &mode}); return err })
+	meet(a, b)
+	a.age()
+	a.write(func(tx *schema.Tx) error {
+		_, err := a.tree.Merge(tx, then, a.main, MergeOptions{})
+		return err
+	})
+	meet(a, b)
+	wantEqual(t, a, b)
+	for _, r := range all {
+		if in := r.mustStat(r.view("then", 0), "f"); in.Nlink != 1 {
+			t.Errorf("%d names are counted of a file that has one", in.Nlink)
+		}
+	}
+}
