@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/crdtsync/identity"
 )
 
@@ -29,7 +30,8 @@ var (
 // operations while connections break, nodes are cut off, stall, are killed and
 // come back, and clocks are wrong. In the end the network is whole, and what is
 // left must be the same everywhere and whole too, and nothing lost that a node
-// had answered for.
+// had answered for. In some histories files have content, which nodes fetch from
+// each other, and in some of those history is pruned and content collected.
 func TestSimulation(t *testing.T) {
 	defer uuid.SetRand(nil)
 	top := simTop(t)
@@ -58,6 +60,9 @@ type sim struct {
 	nodes  []*simNode
 	bucket [16]byte
 	roles  bool // they change
+	bytes  bool // files have content
+	prunes bool // history is, too
+	texts  simTexts
 	serial int
 	began  time.Time
 	trace  []string
@@ -91,7 +96,10 @@ func simulate(t *testing.T, top string, seed uint64) {
 	uuid.SetRand(rand.NewChaCha8(key))
 	synctest.Test(t, func(t *testing.T) {
 		s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), root: root, net: newSimNet(seed), began: time.Now()}
-		s.roles = s.rng.IntN(3) == 0
+		s.texts.all = map[blobstore.Hash][]byte{}
+		s.bytes = s.rng.IntN(4) == 0
+		s.prunes = s.bytes && s.rng.IntN(2) == 0
+		s.roles = s.rng.IntN(3) == 0 && !s.bytes // what somebody who was shut out wrote need not be anywhere
 		nodes := 3
 		if s.rng.IntN(3) == 0 {
 			nodes += 1 + s.rng.IntN(4)
@@ -100,9 +108,12 @@ func simulate(t *testing.T, top string, seed uint64) {
 		defer s.stop()
 		for range 10 + s.rng.IntN(40) {
 			s.pause()
-			if s.rng.IntN(6) == 0 {
+			switch {
+			case s.rng.IntN(6) == 0:
 				s.fault()
-			} else {
+			case s.bytes && s.rng.IntN(2) == 0:
+				s.byteOperation()
+			default:
 				s.operation()
 			}
 		}
@@ -230,6 +241,12 @@ func (s *sim) heal() {
 		n.skew.Store(0)
 		n.remember()
 	}
+	s.settle()
+	s.logf("all have the same")
+}
+
+// settle waits until all have the same.
+func (s *sim) settle() {
 	s.grantAll()
 	for wait := time.Second; !s.same(); wait = wait * 5 / 4 {
 		s.grantAll()
@@ -238,7 +255,6 @@ func (s *sim) heal() {
 		}
 		time.Sleep(wait)
 	}
-	s.logf("all have the same")
 }
 
 // same reports whether every node has every change.

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/alkdev/alkfs/crdtsync/gate"
@@ -34,8 +35,9 @@ type simNode struct {
 	db   *schema.DB
 	tree *pathtree.Tree
 	*Replica
-	engine *Engine
-	halt   func() // ends the engine
+	engine  *Engine
+	content *simContent // with sim.bytes
+	halt    func()      // ends the engine
 
 	kept map[string]pathtree.VersionID // own versions it has answered for: the newest of each thing
 }
@@ -81,11 +83,18 @@ func (n *simNode) open() {
 		n.Replica.stream[i] = byte(n.rng.Uint32())
 	}
 	n.runs++
+	if n.s.bytes {
+		n.openContent(log)
+	}
 }
 
 // start starts the engine.
 func (n *simNode) start() {
-	n.engine = NewEngine(n.Replica, n.s.net.join(n.name, n.Key(), n.Admits), Options{Addrs: []string{n.name}})
+	o := Options{Addrs: []string{n.name}}
+	if n.s.bytes {
+		o = n.content.options(o)
+	}
+	n.engine = NewEngine(n.Replica, n.s.net.join(n.name, n.Key(), n.Admits), o)
 	r := n.s.net.rand(fmt.Sprint("jitter ", n.name, n.runs))
 	var mu sync.Mutex
 	n.engine.jitter = func(d time.Duration) time.Duration {
@@ -100,6 +109,9 @@ func (n *simNode) start() {
 		cancel()
 		n.must(<-done)
 	}
+	if n.s.bytes {
+		n.content.start()
+	}
 	n.up = true
 }
 
@@ -112,6 +124,7 @@ func (n *simNode) crash() {
 	}
 	n.s.logf("%s is killed, committed %v", n.name, commit)
 	n.s.net.vanish(n.name)
+	synctest.Wait() // the copy is of one moment
 	dir := filepath.Join(n.s.root, fmt.Sprint(n.name, n.runs))
 	copyStore(n.s.t, n.dir, dir)
 	n.close()
@@ -141,7 +154,13 @@ func (n *simNode) stop() {
 }
 
 func (n *simNode) close() {
+	if n.s.bytes {
+		n.content.stop()
+	}
 	n.halt()
+	if n.s.bytes {
+		n.must(n.content.blobs.Close())
+	}
 	n.must(n.db.Close())
 	n.must(os.RemoveAll(n.dir))
 	n.up = false
@@ -272,6 +291,13 @@ func simTop(t *testing.T) string {
 func copyStore(t *testing.T, from, to string) {
 	if err := os.MkdirAll(to, 0o700); err != nil {
 		t.Fatal(err)
+	}
+	for _, name := range []string{"blobs", "partial", "staging"} {
+		if _, err := os.Stat(filepath.Join(from, name)); err == nil {
+			if err := os.CopyFS(filepath.Join(to, name), os.DirFS(filepath.Join(from, name))); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	for _, name := range []string{"alkfs.db", "alkfs.db-wal"} {
 		b, err := os.ReadFile(filepath.Join(from, name))

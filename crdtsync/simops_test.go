@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -151,14 +150,27 @@ func (o *simDoing) existing() (dir pathtree.Ino, e pathtree.Entry, at string, er
 
 // content returns content that nobody has written before, or, now and then,
 // content that others write too.
-func (o *simDoing) content() pathtree.Content {
+func (o *simDoing) content() (pathtree.Content, error) {
 	o.s.serial++
 	text := fmt.Sprint("content ", o.s.serial)
 	if o.s.rng.IntN(8) == 0 {
 		text = "the same"
 	}
 	o.what += fmt.Sprintf(" %q", text)
-	return pathtree.Content{Hash: blobstore.Sum([]byte(text)), Size: int64(len(text))}
+	c := pathtree.Content{Hash: o.s.texts.add([]byte(text)), Size: int64(len(text))}
+	if !o.s.bytes {
+		return c, nil
+	}
+	_, err := o.n.content.blobs.PutInline(o.tx, []byte(text))
+	return c, err
+}
+
+func (o *simDoing) setContent(ino pathtree.Ino) error {
+	c, err := o.content()
+	if err == nil {
+		_, err = o.v.SetContent(o.tx, ino, c)
+	}
+	return err
 }
 
 func (o *simDoing) create() error {
@@ -172,7 +184,7 @@ func (o *simDoing) create() error {
 	}
 	o.what += fmt.Sprint(" as ", in.Ino)
 	if o.s.rng.IntN(3) > 0 {
-		_, err = o.v.SetContent(o.tx, in.Ino, o.content())
+		err = o.setContent(in.Ino)
 	}
 	return err
 }
@@ -221,8 +233,7 @@ func (o *simDoing) write() error {
 	if o.what = at; err != nil {
 		return err
 	}
-	_, err = o.v.SetContent(o.tx, e.Ino, o.content())
-	return err
+	return o.setContent(e.Ino)
 }
 
 func (o *simDoing) chmod() error {
