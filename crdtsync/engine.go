@@ -102,7 +102,7 @@ func NewEngine(r *Replica, net Network, o Options) *Engine {
 		sessions: map[identity.Key]*live{}, problems: map[identity.Key]problem{}, tried: map[identity.Key]uint64{},
 		nearby: map[identity.Key][]string{},
 	}
-	e.net = metered{net, &e.traffic}
+	e.net = e.traffic.meter(net)
 	return e
 }
 

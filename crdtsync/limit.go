@@ -47,7 +47,8 @@ func Limit(net Network, l Limits) Network {
 	if l == (Limits{}) {
 		return net
 	}
-	return limited{net, newBucket(l.Up), newBucket(l.Down)}
+	n := limits{newBucket(l.Up), newBucket(l.Down)}
+	return wrapped{net, func(_ identity.Key, s io.ReadWriteCloser) io.ReadWriteCloser { return n.limit(s) }}
 }
 
 // bucket is a token bucket whose tokens are bytes. One piece of content at a time
@@ -81,48 +82,12 @@ func (b *bucket) wait(ctx context.Context, n int, content bool) error {
 	return b.WaitN(ctx, n)
 }
 
-// limited is a Network with limits.
-type limited struct {
-	net      Network
-	up, down *bucket // nil: no bound
-}
+// limits are what all streams share.
+type limits struct{ up, down *bucket } // nil: no bound
 
-func (n limited) Dial(ctx context.Context, addr string, k identity.Key) (Link, error) {
-	l, err := n.net.Dial(ctx, addr, k)
-	if err != nil {
-		return nil, err
-	}
-	return limitedLink{l, n}, nil
-}
-
-func (n limited) Accept(ctx context.Context) (Link, error) {
-	l, err := n.net.Accept(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return limitedLink{l, n}, nil
-}
-
-// limitedLink is a link with limits.
-type limitedLink struct {
-	Link
-	n limited
-}
-
-func (l limitedLink) OpenStream(ctx context.Context) (io.ReadWriteCloser, error) {
-	return l.n.limit(l.Link.OpenStream(ctx))
-}
-
-func (l limitedLink) AcceptStream(ctx context.Context) (io.ReadWriteCloser, error) {
-	return l.n.limit(l.Link.AcceptStream(ctx))
-}
-
-func (n limited) limit(s io.ReadWriteCloser, err error) (io.ReadWriteCloser, error) {
-	if err != nil {
-		return nil, err
-	}
+func (n limits) limit(s io.ReadWriteCloser) io.ReadWriteCloser {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &limitedStream{ReadWriteCloser: s, ctx: ctx, cancel: cancel, n: n}, nil
+	return &limitedStream{ReadWriteCloser: s, ctx: ctx, cancel: cancel, n: n}
 }
 
 // limitedStream is a stream with limits. Close ends what waits for its turn.
@@ -130,7 +95,7 @@ type limitedStream struct {
 	io.ReadWriteCloser
 	ctx    context.Context
 	cancel context.CancelFunc
-	n      limited
+	n      limits
 
 	// What it is for, by its first byte, which passes before anybody else has
 	// the stream.

@@ -83,10 +83,10 @@ func TestLimits(t *testing.T) {
 			if !up {
 				l = Limits{Down: mib}
 			}
-			both := Limit(endless{}, l).(limited)
+			both := Limit(endless{}, l).(wrapped)
 			net := map[byte]Network{}
 			for _, kind := range []byte{streamSync, streamBlobs} {
-				both.net = endless{kind}
+				both.Network = endless{kind}
 				net[kind] = both
 			}
 			began := time.Now()

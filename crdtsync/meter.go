@@ -1,7 +1,6 @@
 package crdtsync
 
 import (
-	"context"
 	"io"
 	"sync"
 	"time"
@@ -86,46 +85,9 @@ func (t *traffic) with(k identity.Key) Traffic {
 	return Traffic{In: m.in.total, Out: m.out.total, InRate: m.in.rate(now), OutRate: m.out.rate(now)}
 }
 
-// metered is a Network whose traffic is counted.
-type metered struct {
-	net Network
-	t   *traffic
-}
-
-func (n metered) Dial(ctx context.Context, addr string, k identity.Key) (Link, error) {
-	l, err := n.net.Dial(ctx, addr, k)
-	if err != nil {
-		return nil, err
-	}
-	return meteredLink{l, n.t}, nil
-}
-
-func (n metered) Accept(ctx context.Context) (Link, error) {
-	l, err := n.net.Accept(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return meteredLink{l, n.t}, nil
-}
-
-type meteredLink struct {
-	Link
-	t *traffic
-}
-
-func (l meteredLink) OpenStream(ctx context.Context) (io.ReadWriteCloser, error) {
-	return l.meter(l.Link.OpenStream(ctx))
-}
-
-func (l meteredLink) AcceptStream(ctx context.Context) (io.ReadWriteCloser, error) {
-	return l.meter(l.Link.AcceptStream(ctx))
-}
-
-func (l meteredLink) meter(s io.ReadWriteCloser, err error) (io.ReadWriteCloser, error) {
-	if err != nil {
-		return nil, err
-	}
-	return meteredStream{s, l.t, l.Peer()}, nil
+// meter returns net with its traffic counted.
+func (t *traffic) meter(net Network) Network {
+	return wrapped{net, func(k identity.Key, s io.ReadWriteCloser) io.ReadWriteCloser { return meteredStream{s, t, k} }}
 }
 
 type meteredStream struct {
