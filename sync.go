@@ -398,6 +398,23 @@ func (s *Store) SetRole(bucket, who string, role Role, name string) (m MemberSta
 	return m, s.db.Sync()
 }
 
+// AcceptChanges lets all changes count that are here of a member that may not
+// write, also those that whoever revoked it had not heard (MemberStatus.Void).
+func (s *Store) AcceptChanges(bucket, who string) error {
+	r, b, err := s.syncBucket(bucket)
+	if err != nil {
+		return err
+	}
+	m, err := findMember(r, b, who)
+	if err != nil {
+		return err
+	}
+	if err := r.Accept(b.UUID, m.Key); err != nil {
+		return err
+	}
+	return s.db.Sync()
+}
+
 // RenameMember gives a member of a bucket another name.
 func (s *Store) RenameMember(bucket, who, name string) error {
 	r, b, err := s.syncBucket(bucket)

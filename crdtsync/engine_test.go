@@ -2,6 +2,7 @@ package crdtsync
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -134,4 +135,57 @@ func TestChangesBeforeTheirGrant(t *testing.T) {
 	if got, want := c.listing(b), a.listing(b); got != want || !strings.Contains(got, "of d") {
 		t.Fatalf("c has\n%s\na has\n%s", got, want)
 	}
+}
+
+// TestLateChangesOfARevokedNode: what a revoked node wrote that the one who
+// revoked it had not heard counts nowhere, also where it came before the
+// revocation, with what others made of it; until somebody who may takes it in.
+func TestLateChangesOfARevokedNode(t *testing.T) {
+	a, c, m := newStore(t, "a"), newStore(t, "c"), newStore(t, "m")
+	b := a.makeBucket("team")
+	for _, s := range []*store{c, m} {
+		s.admit(a, b, identity.ReadWrite)
+		send(t, a, s, b)
+	}
+	tell(t, a, c, b)
+	m.write(b, "heard", "1")
+	send(t, m, a, b)
+	send(t, m, c, b)
+	m.write(b, "late/file", "2")
+	m.write(b, "heard", "3")
+	send(t, m, c, b)
+	c.write(b, "late/of c", "4")
+	c.write(b, "own", "5")
+	if err := a.Grant(b, m.Key(), identity.None, ""); err != nil {
+		t.Fatal(err)
+	}
+	alike := func(late bool) {
+		t.Helper()
+		tell(t, a, c, b)
+		send(t, c, a, b)
+		send(t, a, c, b)
+		got, want := c.listing(b), a.listing(b)
+		if got != want || !strings.Contains(got, "own") || strings.Contains(got, "late/of c") != late || strings.Contains(got, "late/file") != late {
+			t.Fatalf("c has\n%s\na has\n%s", got, want)
+		}
+		for _, s := range []*store{a, c} {
+			st, err := s.Status()
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(st[0].Members, func(o MemberStatus) bool { return o.Key == m.Key() })
+			if void := st[0].Members[i].Void; void > 0 == late {
+				t.Errorf("%s lists %d changes that do not count", s.name, void)
+			}
+		}
+	}
+	alike(false)
+	if err := a.Grant(b, m.Key(), identity.None, "renamed"); err != nil {
+		t.Fatal(err)
+	}
+	alike(false)
+	if err := a.Accept(b, m.Key()); err != nil {
+		t.Fatal(err)
+	}
+	alike(true)
 }

@@ -134,7 +134,7 @@ func (r *Replica) withGrants(uuid [16]byte, f func(tx *schema.Tx, sh shared) err
 	}
 	err := write(true)
 	if errors.Is(err, errRecount) {
-		r.log.Error("grants were taken in without the changes that they make count", "err", err)
+		r.log.Error("grants were taken in, but the tree does not follow them", "err", err)
 		return write(false)
 	}
 	return err
@@ -187,10 +187,27 @@ func (r *Replica) addGrants(tx *schema.Tx, sh shared, encoded [][]byte) (n int, 
 // A node that may no longer write keeps what it had written, as far as that was
 // heard here.
 func (r *Replica) Grant(uuid [16]byte, subject identity.Key, role identity.Role, name string) error {
-	return r.withGrants(uuid, func(tx *schema.Tx, sh shared) error { return r.grant(tx, sh, subject, role, name) })
+	return r.withGrants(uuid, func(tx *schema.Tx, sh shared) error { return r.grant(tx, sh, subject, role, name, false) })
 }
 
-func (r *Replica) grant(tx *schema.Tx, sh shared, subject identity.Key, role identity.Role, name string) error {
+// Accept lets all changes count that are here of a node that may not write, and
+// that nobody had heard who said so. Its role stays.
+func (r *Replica) Accept(uuid [16]byte, subject identity.Key) error {
+	return r.withGrants(uuid, func(tx *schema.Tx, sh shared) error {
+		m, err := r.membership(tx, sh)
+		if err != nil {
+			return err
+		}
+		if m.Role(subject) >= identity.ReadWrite {
+			return nil // all of it counts
+		}
+		return r.grant(tx, sh, subject, m.Role(subject), "", true)
+	})
+}
+
+// grant is Grant; with all, everything that is here counts of a node that may not
+// write.
+func (r *Replica) grant(tx *schema.Tx, sh shared, subject identity.Key, role identity.Role, name string, all bool) error {
 	m, err := r.membership(tx, sh)
 	if err != nil {
 		return err
@@ -206,7 +223,11 @@ func (r *Replica) grant(tx *schema.Tx, sh shared, subject identity.Key, role ide
 	if g.Name == "" {
 		g.Name = was.Name
 	}
-	if role < identity.ReadWrite {
+	switch {
+	case role >= identity.ReadWrite:
+	case was.Role < identity.ReadWrite && !all:
+		g.Heard = was.Heard() // what came later did not count
+	default:
 		if g.Heard, err = heard(tx, sh.bucket.ID, subject); err != nil {
 			return err
 		}
@@ -385,7 +406,10 @@ func (r *Replica) redeem(k identity.Key, q joinRequest) (a joinAnswer, err error
 			if !identity.ValidName(name) {
 				name = k.Short()
 			}
-			if err := r.grant(tx, sh, k, role, name); err != nil {
+			if err := r.grant(tx, sh, k, role, name, false); err != nil {
+				return err
+			}
+			if err := r.recount(tx, sh, m); err != nil {
 				return err
 			}
 			s = tx.Stmt(`UPDATE sync_ticket SET uses = uses - 1 WHERE secret = ?`)

@@ -9,13 +9,16 @@ import (
 	"github.com/alkdev/alkfs/schema"
 )
 
-// errRecount says that what counts by new grants could not be imported.
-var errRecount = errors.New("changes that count now could not be taken in")
+// errRecount says that the tree could not be made what it is by new grants.
+var errRecount = errors.New("changes could not be taken in, or back")
 
-// recount imports the changes that did not count by before, and so were kept as
-// links of their chains alone, but do by the grants that there are now: a change
-// can be here before the grant of its author, who may also have been made a
-// writer again.
+// recount makes the tree what it is by the changes that count now. What did not
+// count by before, and so was kept as links of chains alone, is imported: a change
+// can be here before the grant of its author, who may also have been made a writer
+// again. What does not count any more is taken back: a node can have more of a
+// revoked one's changes than the one that revoked it. So it does not matter which
+// came first, a change or the grant that decides about it. Records of the bucket
+// (branches, snapshots, merges, policies) stay as they are.
 func (r *Replica) recount(tx *schema.Tx, sh shared, before *identity.Membership) error {
 	now, err := r.membership(tx, sh)
 	if err != nil {
@@ -29,10 +32,19 @@ func (r *Replica) recount(tx *schema.Tx, sh shared, before *identity.Membership)
 		return err
 	}
 	var b pathtree.Batch
+	var out []pathtree.Version
 	for _, a := range all {
 		if a.counts(now) {
 			b.Versions = append(b.Versions, a.batch.Versions...)
 			b.Records = append(b.Records, a.batch.Records...)
+		} else {
+			out = append(out, a.batch.Versions...)
+			r.log.Warn("a change no longer counts", "author", a.Author.String(), "number", a.Seq)
+		}
+	}
+	if len(out) > 0 {
+		if err := r.tree.RetractVersions(tx, sh.bucket.ID, out); err != nil {
+			return fmt.Errorf("%w: %w", errRecount, err)
 		}
 	}
 	if b.Empty() {

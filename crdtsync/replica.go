@@ -133,8 +133,14 @@ func (r *Replica) Adopt(uuid [16]byte, name string, owner identity.Key, grants [
 		if sh.owner != owner {
 			return fmt.Errorf("bucket %q is shared here with another owner, %s: that is not the bucket of the ticket", b.Name, sh.owner.Short())
 		}
-		_, err = r.addGrants(tx, sh, append(slices.Clone(grants), r.past...))
-		return err
+		before, err := r.membership(tx, sh)
+		if err != nil {
+			return err
+		}
+		if _, err = r.addGrants(tx, sh, append(slices.Clone(grants), r.past...)); err != nil {
+			return err
+		}
+		return r.recount(tx, sh, before)
 	})
 	return b, err
 }

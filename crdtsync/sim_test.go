@@ -1,6 +1,7 @@
 package crdtsync
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -59,9 +60,10 @@ type sim struct {
 	net    *simNet
 	nodes  []*simNode
 	bucket [16]byte
-	roles  bool // they change
-	bytes  bool // files have content
-	prunes bool // history is, too
+	roles  bool   // they change
+	outlaw string // name of the node that is shut out in the end, wherever its changes have got to; "": none
+	bytes  bool   // files have content
+	prunes bool   // history is, too
 	texts  simTexts
 	serial int
 	began  time.Time
@@ -100,6 +102,9 @@ func simulate(t *testing.T, top string, seed uint64) {
 		s.bytes = s.rng.IntN(4) == 0
 		s.prunes = s.bytes && s.rng.IntN(2) == 0
 		s.roles = s.rng.IntN(3) == 0 && !s.bytes // what somebody who was shut out wrote need not be anywhere
+		if s.roles && s.rng.IntN(2) == 0 {
+			s.outlaw = simNames[1:2]
+		}
 		nodes := 3
 		if s.rng.IntN(3) == 0 {
 			nodes += 1 + s.rng.IntN(4)
@@ -217,12 +222,20 @@ func (s *sim) grant(n *simNode) {
 	s.logf("%s makes %s %v: %v", by.name, n.name, role, err)
 }
 
-// grantAll has the owner make everybody a writer. Who was shut out joins anew.
+// grantAll has the owner make everybody a writer, but for the outlaw. Who was shut
+// out joins anew.
 func (s *sim) grantAll() {
 	owner := s.nodes[0]
 	m, err := owner.Membership(s.bucket)
 	owner.must(err)
 	for _, n := range s.nodes[1:] {
+		if n.name == s.outlaw {
+			if m.Role(n.Key()) != identity.None {
+				s.logf("a shuts %s out", n.name)
+				n.must(owner.Grant(s.bucket, n.Key(), identity.None, n.name))
+			}
+			continue
+		}
 		if m.Role(n.Key()) < identity.ReadWrite || n.role() == identity.None {
 			s.logf("a makes %s a writer again, which was %v, for itself %v", n.name, m.Role(n.Key()), n.role())
 			n.admit(owner, identity.ReadWrite)
@@ -257,21 +270,33 @@ func (s *sim) settle() {
 	}
 }
 
-// same reports whether every node has every change.
+// same reports whether every node has every change and grant.
 func (s *sim) same() bool {
-	for _, n := range s.nodes {
+	for _, n := range s.lawful() {
 		n.must(n.db.Commit())
 		if done, err := n.drained(s.bucket); !done || err != nil {
 			n.must(err)
 			return false
 		}
 	}
-	for _, n := range s.nodes[1:] {
-		if n.marks() != s.nodes[0].marks() {
+	for _, n := range s.lawful() {
+		if n.marks() != s.nodes[0].marks() || n.grants() != s.nodes[0].grants() {
 			return false
 		}
 	}
 	return true
+}
+
+// grants returns all that n heard, in a form that can be compared.
+func (n *simNode) grants() string {
+	all, _, err := n.Grants(n.s.bucket, 0)
+	n.must(err)
+	return string(bytes.Join(all, nil))
+}
+
+// lawful returns the nodes that must agree in the end.
+func (s *sim) lawful() []*simNode {
+	return slices.DeleteFunc(slices.Clone(s.nodes), func(n *simNode) bool { return n.name == s.outlaw })
 }
 
 func (s *sim) marks() string {

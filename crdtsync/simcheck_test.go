@@ -25,7 +25,7 @@ func (s *sim) check() {
 	first := s.nodes[0]
 	versions := first.versions()
 	shown := first.shown()
-	for _, n := range s.nodes {
+	for _, n := range s.lawful() {
 		if d := difference(versions, n.versions()); d != "" {
 			s.fatalf("%s has other versions than %s: %s", n.name, first.name, d)
 		}
@@ -40,7 +40,7 @@ func (s *sim) check() {
 // checkKept holds every node to have what each answered for when all was well
 // again, or what its author put in its place.
 func (s *sim) checkKept() {
-	for _, author := range s.nodes {
+	for _, author := range s.lawful() {
 		now := author.own()
 		for thing, id := range author.kept {
 			if now[thing].Compare(id) < 0 {
@@ -51,12 +51,14 @@ func (s *sim) checkKept() {
 }
 
 // checkSent holds the first node, which has the same as the others, to have every
-// version that any change has brought.
+// version that any change has brought which counts, and none of those that do not.
 func (s *sim) checkSent() {
 	n := s.nodes[0]
 	have := map[string]bool{}
 	n.eachVersion(func(v *pathtree.Version) { have[thingKey(v)+v.ID.String()] = true })
 	all, err := n.Since(s.bucket, 0, 1<<30)
+	n.must(err)
+	m, err := n.Membership(s.bucket)
 	n.must(err)
 	for _, c := range all {
 		e, err := identity.OpenEnvelope(c.Envelope)
@@ -68,8 +70,9 @@ func (s *sim) checkSent() {
 			n.must(decodeEntry(entry, e.Document, pathtree.NodeKey(e.Author), &b))
 		}
 		for i := range b.Versions {
-			if v := &b.Versions[i]; !have[thingKey(v)+v.ID.String()] {
-				s.fatalf("lost: %s %s, of change %d of %s", thingKey(v), v.ID, c.Seq, c.Author.Short())
+			v := &b.Versions[i]
+			if have, counts := have[thingKey(v)+v.ID.String()], m.Accepts(c.Author, c.Stream, c.Seq); have != counts {
+				s.fatalf("%s %s, of change %d of %s, is here: %v, counts: %v", thingKey(v), v.ID, c.Seq, c.Author.Short(), have, counts)
 			}
 		}
 	}

@@ -29,6 +29,7 @@ type MemberStatus struct {
 	Since     time.Time // of the connection
 	Behind    int64     // changes that it has not acknowledged; of use while connected
 	Ahead     int64     // changes that it has told of and that are not here; of use while connected
+	Void      int64     // changes of it that are here and do not count
 	Err       string    // why it is not connected
 	Traffic   Traffic
 }
@@ -70,12 +71,20 @@ func (r *Replica) status(tx *schema.Tx, sh shared) (st BucketStatus, err error) 
 		return st, err
 	}
 	st = BucketStatus{UUID: sh.bucket.UUID, Name: sh.bucket.Name, Role: m.Role(r.key)}
+	marks, err := readMarks(tx, sh.bucket.ID)
+	if err != nil {
+		return st, err
+	}
+	void := map[identity.Key]int64{}
+	for _, k := range marks {
+		void[m.Heir(k.Author)] += int64(k.Seq - min(k.Seq, m.Counts(k.Author, k.Stream)))
+	}
 	for _, o := range m.All() {
 		if o.Key != r.key && !o.Replaced {
 			if o.Name == "" { // the owner, whom nobody admitted
 				o.Name = o.Key.Short()
 			}
-			st.Members = append(st.Members, MemberStatus{Key: o.Key, Name: o.Name, Role: o.Role})
+			st.Members = append(st.Members, MemberStatus{Key: o.Key, Name: o.Name, Role: o.Role, Void: void[o.Key]})
 		}
 	}
 	if st.Waiting, err = count(tx, `SELECT count(*) FROM sync_out WHERE bucket = ?`, sh.bucket.ID); err != nil {

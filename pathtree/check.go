@@ -34,6 +34,8 @@ type checker struct {
 	where string // BUCKET/BRANCH
 	side  *viewSide
 	live  bool // follows a parent: link counts of both sides need not agree
+	// shared: other nodes have the bucket, and may have what is not here.
+	shared bool
 }
 
 func (ck *checker) report(format string, args ...any) {
@@ -106,6 +108,12 @@ func (ck *checker) heads() error {
 }
 
 func (ck *checker) bucket(b Bucket) error {
+	s := ck.tx.Stmt("SELECT shared FROM bucket WHERE id = ?")
+	s.BindInt64(1, b.ID)
+	if _, err := s.Step(); err != nil {
+		return err
+	}
+	ck.shared = s.ColumnInt64(0) != 0
 	branches, err := ck.tree.Branches(ck.tx, b.ID)
 	if err != nil {
 		return err
@@ -168,6 +176,11 @@ func (ck *checker) edge(e edge) error {
 		name = strconv.Quote(path)
 	} else if !errors.Is(err, errNoPath) {
 		return err
+	}
+	if dir == nil || errors.Is(err, errNoPath) {
+		if waits, err := ck.waits(e.parent); waits || err != nil {
+			return err
+		}
 	}
 	switch {
 	case dir == nil:
@@ -239,6 +252,9 @@ func (ck *checker) directory(in *Inode, es []edge, names int) error {
 		ck.report("directory %v (%s) has %d names", in.Ino, ck.path(es), names)
 	}
 	if _, err := ck.side.dirPath(ck.tx, in.Ino); errors.Is(err, errNoPath) {
+		if waits, err := ck.waits(in.Ino); waits || err != nil {
+			return err
+		}
 		ck.report("directory %v cannot be reached from the root", in.Ino)
 	} else if err != nil {
 		return err
@@ -257,6 +273,27 @@ func (ck *checker) directory(in *Inode, es []edge, names int) error {
 		ck.report("directory %v (%s) has link count %d and %d subdirectories", in.Ino, ck.path(es), in.Nlink, links-2)
 	}
 	return nil
+}
+
+// waits reports whether a directory is not shown since one above it is of other
+// nodes and has not come, or was taken back.
+func (ck *checker) waits(dir Ino) (bool, error) {
+	if !ck.shared {
+		return false, nil
+	}
+	seen := map[Ino]bool{}
+	for dir != ck.side.root() && !seen[dir] {
+		seen[dir] = true
+		if in, err := ck.side.inode(ck.tx, dir); in == nil || err != nil {
+			return true, err
+		}
+		es, err := ck.side.edges(ck.tx, dir)
+		if len(es) == 0 || err != nil {
+			return false, err
+		}
+		dir = es[0].parent
+	}
+	return false, nil
 }
 
 // path names an inode in a report.

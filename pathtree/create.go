@@ -35,14 +35,21 @@ func dirIno(bucket [16]byte, parent Ino, name string, n uint64) Ino {
 	return Ino(binary.BigEndian.Uint64(h[:])&(dirBit-1) | dirBit)
 }
 
-// newDirIno returns a number for a directory that the branch does not know:
-// one that was removed or moved away is not made again. Numbers are taken in
+// newDirIno returns a number for a directory that the branch does not know: one
+// that was removed or moved away is not made again, nor one that others have put
+// something in and of which nothing else is here. Numbers are taken in
 // order, so a free one is found by doubling and halving: a lock directory may
 // be made and removed a million times.
 func (v *View) newDirIno(tx *schema.Tx, parent Ino, name string) (Ino, error) {
 	var failed error
 	known := func(n int) bool {
-		_, ok, err := v.inodeRow(tx, dirIno(v.bucket.UUID, parent, name, uint64(n)))
+		i := dirIno(v.bucket.UUID, parent, name, uint64(n))
+		_, ok, err := v.inodeRow(tx, i)
+		if err == nil && !ok {
+			s := tx.Stmt("SELECT 1 FROM dentry WHERE parent = ? LIMIT 1")
+			s.BindInt64(1, int64(i))
+			ok, err = s.Step()
+		}
 		if err != nil {
 			failed = err
 		}

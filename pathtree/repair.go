@@ -24,6 +24,7 @@ import (
 //     node while another put a file there), or whose entry was undone, goes back
 //     to where it was last, and so do the directories above; under another name
 //     where that one is taken, and in the root where there is no such place.
+//   - A directory that was moved into one that is not known stays where it was.
 //
 // Rejected: versions written by whoever repairs. Two nodes that know different
 // parts would repair differently, and then each other's repairs.
@@ -292,7 +293,15 @@ func (f *fixer) structure(dirs map[Ino]bool) error {
 				f.over[es[k].edge] = 0
 			}
 		}
-		if lost[d] || len(es) > 0 || d == f.root() {
+		if lost[d] || d == f.root() {
+			continue
+		}
+		if len(es) > 0 {
+			if lost[d], err = f.astray(d, es[0].parent); err != nil {
+				return err
+			} else if lost[d] {
+				f.over[es[0].edge] = 0
+			}
 			continue
 		}
 		if lost[d], err = f.occupied(d); err != nil {

@@ -48,6 +48,26 @@ func (f *fixer) occupied(d Ino) (bool, error) {
 	return false, nil
 }
 
+// astray reports whether d has come to be in a directory that is not known, and
+// was in one that is.
+func (f *fixer) astray(d, in Ino) (bool, error) {
+	for _, i := range []Ino{d, in} {
+		if known, err := f.knows(i); err != nil || known != (i == d) {
+			return false, err
+		}
+	}
+	past, err := f.past(d)
+	if err != nil {
+		return false, err
+	}
+	for _, s := range past {
+		if fits, err := f.fits(d, s.parent); fits || err != nil {
+			return fits, err
+		}
+	}
+	return false, nil
+}
+
 // rehouse finds places for lost directories, in rounds: the directory that one
 // is put back in may be lost itself.
 func (f *fixer) rehouse(lost map[Ino]bool, dirs []Ino) error {

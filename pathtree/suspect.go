@@ -8,7 +8,8 @@ import (
 )
 
 // suspectFork suspects what changed after a new branch was forked: it may see
-// what is no longer so, and no longer broken, at the head of its parent.
+// what is no longer so, and no longer broken, at the head of its parent; and what
+// is repaired there, as the repair is of that head alone.
 func (m *importer) suspectFork(id int64) error {
 	ch, err := m.chain(id)
 	if err != nil {
@@ -19,7 +20,7 @@ func (m *importer) suspectFork(id int64) error {
 		if l.bound == schema.MaxStamp {
 			continue
 		}
-		s := m.tx.Stmt("SELECT parent, name, ino FROM dentry WHERE branch = ? AND stamp > ? AND node <> 2000000001")
+		s := m.tx.Stmt("SELECT parent, name, ino FROM dentry WHERE branch = ? AND stamp > ?")
 		s.BindInt64(1, l.branch)
 		s.BindInt64(2, int64(l.bound))
 		var found []seatOf

@@ -116,7 +116,7 @@ func (a *app) peerCommand() *cobra.Command {
   alkfs peer revoke work laptop
   alkfs peer grant work laptop ro
   alkfs peer rotate-key`,
-		a.peerLsCommand(), a.peerGrantCommand(), a.peerRevokeCommand(), a.peerRenameCommand(), a.peerRotateCommand())
+		a.peerLsCommand(), a.peerGrantCommand(), a.peerRevokeCommand(), a.peerRenameCommand(), a.peerAcceptCommand(), a.peerRotateCommand())
 }
 
 func (a *app) peerLsCommand() *cobra.Command {
@@ -199,6 +199,11 @@ func (a *app) peerRenameCommand() *cobra.Command {
 		func(s *alkfs.Store, args []string) error { return s.RenameMember(args[0], args[1], args[2]) })
 }
 
+func (a *app) peerAcceptCommand() *cobra.Command {
+	return a.peerChange("accept BUCKET PEER", "Let what a machine wrote count that was shut out before it was heard", "  alkfs peer accept work laptop", 2,
+		func(s *alkfs.Store, args []string) error { return s.AcceptChanges(args[0], args[1]) })
+}
+
 func (a *app) peerRotateCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "rotate-key", Short: "Give this machine a new key in place of the one it has", Args: cobra.NoArgs,
@@ -275,7 +280,7 @@ func (a *app) printSync(b alkfs.BucketStatus, pid int) error {
 		if a.json {
 			err := a.emit("bucket", b.Name, "role", b.Role.String(), "changes", b.Changes, "waiting", b.Waiting, "pid", pid,
 				"peer", m.Key.String(), "name", m.Name, "peer_role", m.Role.String(), "connected", m.Connected,
-				"behind", m.Behind, "ahead", m.Ahead, "heard", stampText(m.Heard), "addrs", m.Addrs, "error", m.Err,
+				"void", m.Void, "behind", m.Behind, "ahead", m.Ahead, "heard", stampText(m.Heard), "addrs", m.Addrs, "error", m.Err,
 				"bytes_in", m.Traffic.In, "bytes_out", m.Traffic.Out, "rate_in", m.Traffic.InRate, "rate_out", m.Traffic.OutRate)
 			if err != nil {
 				return err
@@ -305,6 +310,9 @@ func memberState(m alkfs.MemberStatus) string {
 		state = "revoked"
 	case !m.Heard.IsZero():
 		state = "last heard " + m.Heard.Format(time.DateTime)
+	}
+	if m.Void > 0 {
+		state += fmt.Sprintf(", %d changes of it do not count", m.Void)
 	}
 	if m.Err != "" {
 		state += " (" + m.Err + ")"

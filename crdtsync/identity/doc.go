@@ -16,6 +16,6 @@
 // A change of a document travels in an Envelope, signed by its author and bound
 // to bucket and document, whoever carries it. An author's envelopes are numbered
 // in streams, a new one at every start of the node. A revocation says how far
-// the author's streams were heard: what comes later is refused everywhere, also
-// when it is relayed.
+// the author's streams were heard: what comes later counts nowhere, whoever brings
+// it and whether it came before the revocation or after.
 package identity

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"unicode"
 	"unicode/utf8"
@@ -144,6 +145,15 @@ type Member struct {
 
 	Replaced bool // another key has its place
 	heard    map[Stream]uint64
+}
+
+// Heard returns what counts, of the changes of one that may not write.
+func (o *Member) Heard() (all []Mark) {
+	for s, seq := range o.heard {
+		all = append(all, Mark{s, seq})
+	}
+	slices.SortFunc(all, func(a, b Mark) int { return bytes.Compare(a.Stream[:], b.Stream[:]) })
+	return all
 }
 
 // Membership is who belongs to a bucket.
@@ -371,8 +381,16 @@ func (m *Membership) Role(k Key) Role { return m.members[k].Role }
 // Accepts reports whether a change of k counts that has number seq in stream:
 // one of a member that may write, or one that it made while it might.
 func (m *Membership) Accepts(k Key, stream Stream, seq uint64) bool {
+	return seq <= m.Counts(k, stream)
+}
+
+// Counts returns up to which number the changes of k in a stream count.
+func (m *Membership) Counts(k Key, stream Stream) uint64 {
 	o := m.members[k]
-	return o.Role >= ReadWrite || seq <= o.heard[stream]
+	if o.Role >= ReadWrite {
+		return math.MaxUint64
+	}
+	return o.heard[stream]
 }
 
 // Alike reports whether m and o let the same changes of k count.
