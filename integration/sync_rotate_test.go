@@ -22,24 +22,19 @@ func TestKeyReplacedWhileServing(t *testing.T) {
 		must(t, json.Unmarshal([]byte(n.alkfs(t, "peer", "rotate-key", "--json")), &said))
 		return said.Key, said.Was
 	}
-	roles := func(n *node) map[string]string {
+	// heir waits until n lists key with a role, and the one before it no more.
+	heir := func(n *node, key, was, role string) {
 		t.Helper()
-		all := map[string]string{}
-		d := json.NewDecoder(strings.NewReader(n.alkfs(t, "peer", "ls", "work", "--json")))
-		for d.More() {
-			var m struct{ Key, Role string }
-			must(t, d.Decode(&m))
-			all[m.Key] = m.Role
-		}
-		return all
+		eventually(t, "the new key among the members", func() bool {
+			all := members(t, n)
+			return len(all) == 2 && all[key] == role && all[was] == ""
+		})
 	}
 
 	key, was := rotate(b)
 	must(t, os.WriteFile(b.path("after"), []byte("2"), 0o644))
 	eventually(t, "a file of the new key", func() bool { return fileHas(a.path("after"), "2") })
-	if r := roles(a); len(r) != 2 || r[key] != "rw" || r[was] != "" {
-		t.Errorf("for a, %s took the place of %s: %v", key, was, r)
-	}
+	heir(a, key, was, "rw")
 	must(t, os.WriteFile(a.path("from a"), []byte("3"), 0o644))
 	eventually(t, "a's file on b", func() bool { return fileHas(b.path("from a"), "3") })
 
@@ -48,9 +43,7 @@ func TestKeyReplacedWhileServing(t *testing.T) {
 	must(t, os.WriteFile(a.path("meanwhile"), []byte("4"), 0o644))
 	b.serve(t)
 	eventually(t, "what the owner wrote with its new key", func() bool { return fileHas(b.path("meanwhile"), "4") })
-	if r := roles(b); len(r) != 2 || r[key] != "owner" || r[was] != "" {
-		t.Errorf("for b, %s took the place of %s: %v", key, was, r)
-	}
+	heir(b, key, was, "owner")
 	caughtUp(t, a, b)
 	if got, want := b.tree(t), a.tree(t); got != want {
 		t.Errorf("b has\n%s\na has\n%s", got, want)
@@ -58,4 +51,17 @@ func TestKeyReplacedWhileServing(t *testing.T) {
 	for _, n := range []*node{a, b} {
 		n.fsckDeep(t)
 	}
+}
+
+// members returns the roles by key that a node lists.
+func members(t *testing.T, n *node) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	d := json.NewDecoder(strings.NewReader(n.alkfs(t, "peer", "ls", "work", "--json")))
+	for d.More() {
+		var m struct{ Key, Role string }
+		must(t, d.Decode(&m))
+		all[m.Key] = m.Role
+	}
+	return all
 }
