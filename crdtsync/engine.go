@@ -52,12 +52,11 @@ type Engine struct {
 	o          Options
 	net        Network
 	traffic    traffic
-	grantsNews signal                            // members or buckets did
-	progress   signal                            // a peer acknowledged, connected or left
-	compare    signal                            // compare with everybody now
-	round      atomic.Uint64                     // of Reach
-	jitter     func(time.Duration) time.Duration // a random part of a time
-	moved      signal                            // where a node listens was heard
+	grantsNews signal        // members or buckets did
+	progress   signal        // a peer acknowledged, connected or left
+	compare    signal        // compare with everybody now
+	round      atomic.Uint64 // of Reach
+	moved      signal        // where a node listens was heard
 
 	mu       sync.Mutex // guards what follows
 	sessions map[identity.Key]*live
@@ -98,7 +97,7 @@ func NewEngine(r *Replica, net Network, o Options) *Engine {
 		o.BulkLinks = 4
 	}
 	e := &Engine{
-		Replica: r, o: o, traffic: traffic{of: map[identity.Key]*meters{}}, jitter: rand.N[time.Duration],
+		Replica: r, o: o, traffic: traffic{of: map[identity.Key]*meters{}},
 		sessions: map[identity.Key]*live{}, problems: map[identity.Key]problem{}, tried: map[identity.Key]uint64{},
 		nearby: map[identity.Key][]string{},
 	}
@@ -409,7 +408,7 @@ func (e *Engine) dialPeer(ctx context.Context, k identity.Key) {
 		e.tried[k] = round
 		e.mu.Unlock()
 		e.progress.wake()
-		switch e.rest(ctx, k, backoff/2+e.jitter(backoff), now, addrs) {
+		switch e.rest(ctx, k, backoff/2+rand.N(backoff), now, addrs) {
 		case restedEnough:
 			backoff = min(2*backoff, e.o.MaxBackoff)
 		case hasMoved:

@@ -21,7 +21,7 @@ import (
 
 var (
 	simSeed = flag.Uint64("sim.seed", 0, "replay the one history of TestSimulation that this seed makes, with the log of every node")
-	simKeep = flag.String("sim.keep", "", "directory for the stores of a history that failed")
+	simKeep = flag.String("sim.keep", "", "directory for the trace, and the stores, of a history that failed")
 	simFrom = flag.Uint64("sim.from", simFirstSeed(), "seed of the first history of TestSimulation")
 	simRuns = flag.Int("sim.runs", simHistories, "histories of TestSimulation")
 )
@@ -66,13 +66,10 @@ type sim struct {
 	prunes bool   // history is, too
 	texts  simTexts
 	serial int
-	began  time.Time
-	trace  []string
+	trace  *simTrace
 }
 
-func (s *sim) logf(format string, args ...any) {
-	s.trace = append(s.trace, fmt.Sprintf("%10.4fs  ", time.Since(s.began).Seconds())+fmt.Sprintf(format, args...))
-}
+func (s *sim) logf(format string, args ...any) { s.trace.did(format, args...) }
 
 // fatalf fails with what happened and how to have it happen again.
 func (s *sim) fatalf(format string, args ...any) {
@@ -82,12 +79,15 @@ func (s *sim) fatalf(format string, args ...any) {
 			copyStore(s.t, n.dir, filepath.Join(*simKeep, fmt.Sprint(s.seed), n.name))
 		}
 	}
-	from := max(0, len(s.trace)-400)
-	s.t.Fatalf("%s\n%s\nto replay: go test ./crdtsync -run 'TestSimulation$' -sim.seed=%d -v",
-		strings.Join(s.trace[from:], "\n"), fmt.Sprintf(format, args...), s.seed)
+	how := "to replay"
+	if !simReplays {
+		how = "this was not a run that can be replayed exactly; to try the seed with those that can"
+	}
+	s.t.Fatalf("%s\n%s\nseed %d, trace %s, all of it in %s; %s: go test -tags simseeded -overlay \"$(go run ./crdtsync/seededgo)\" ./crdtsync -run 'TestSimulation$' -sim.seed=%d -v",
+		s.trace.last(400), fmt.Sprintf(format, args...), s.seed, s.trace.hash(), s.trace.keep(*simKeep, s.seed, "failed"), how, s.seed)
 }
 
-func simulate(t *testing.T, top string, seed uint64) {
+func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 	root, err := os.MkdirTemp(top, "history")
 	if err != nil {
 		t.Fatal(err)
@@ -96,8 +96,11 @@ func simulate(t *testing.T, top string, seed uint64) {
 	var key [32]byte
 	copy(key[:], fmt.Sprint("uuids of ", seed))
 	uuid.SetRand(rand.NewChaCha8(key))
+	defer inOrder()()
 	synctest.Test(t, func(t *testing.T) {
-		s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), root: root, net: newSimNet(seed), began: time.Now()}
+		seedRuntime(seed)
+		trace = &simTrace{began: time.Now()}
+		s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), root: root, net: newSimNet(seed, trace), trace: trace}
 		s.texts.all = map[blobstore.Hash][]byte{}
 		s.bytes = s.rng.IntN(4) == 0
 		s.prunes = s.bytes && s.rng.IntN(2) == 0
@@ -124,7 +127,17 @@ func simulate(t *testing.T, top string, seed uint64) {
 		}
 		s.heal()
 		s.check()
+		s.end()
 	})
+	t.Logf("seed %d: trace %s", seed, trace.hash())
+	return trace
+}
+
+// end notes down what there is in the end.
+func (s *sim) end() {
+	for _, n := range s.nodes {
+		s.logf("%s has\n%s\n%s\nand shows\n%s", n.name, n.marks(), strings.Join(n.versions(), "\n"), strings.Join(n.shown(), "\n"))
+	}
 }
 
 // setUp starts n nodes that share a bucket.

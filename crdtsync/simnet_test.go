@@ -19,7 +19,8 @@ import (
 // connections that break at any byte. Every delay is drawn from the seed and from
 // who talks to whom for the how-manieth time, not from the order of calls.
 type simNet struct {
-	seed uint64
+	seed  uint64
+	trace *simTrace
 
 	mu      sync.Mutex // guards what follows
 	places  map[string]*simPlace
@@ -34,9 +35,9 @@ const (
 	simWindow = 64 << 10         // bytes on their way or not read yet, for each direction of a stream
 )
 
-func newSimNet(seed uint64) *simNet {
+func newSimNet(seed uint64, trace *simTrace) *simNet {
 	return &simNet{
-		seed: seed, places: map[string]*simPlace{}, group: map[string]int{}, stalled: map[string]bool{}, dials: map[string]uint64{},
+		seed: seed, trace: trace, places: map[string]*simPlace{}, group: map[string]int{}, stalled: map[string]bool{}, dials: map[string]uint64{},
 	}
 }
 
@@ -159,6 +160,7 @@ func (p *simPlace) Dial(ctx context.Context, addr string, k identity.Key) (Link,
 	case to.key != k || !to.admits(p.key):
 		return nil, errors.New("refused in the handshake")
 	}
+	n.trace.saw("%s connects", id)
 	c := newSimConn(n, id, p, to)
 	if err := sleepCtx(ctx, latency(r)); err != nil {
 		c.ends[0].Close("not wanted any more")
@@ -278,6 +280,7 @@ func (l *simLink) Close(reason string) error {
 func (l *simLink) end(err error) {
 	l.once.Do(func() {
 		close(l.done)
+		l.c.n.trace.saw("%s ends at %s: %v", l.c.id, l.name, err)
 		l.c.mu.Lock()
 		pipes := slices.Clone(l.c.pipes)
 		l.c.mu.Unlock()

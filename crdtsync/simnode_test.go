@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -95,13 +94,6 @@ func (n *simNode) start() {
 		o = n.content.options(o)
 	}
 	n.engine = NewEngine(n.Replica, n.s.net.join(n.name, n.Key(), n.Admits), o)
-	r := n.s.net.rand(fmt.Sprint("jitter ", n.name, n.runs))
-	var mu sync.Mutex
-	n.engine.jitter = func(d time.Duration) time.Duration {
-		mu.Lock()
-		defer mu.Unlock()
-		return time.Duration(r.Int64N(int64(d)))
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	e, done := n.engine, make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()

@@ -2,6 +2,7 @@ package crdtsync
 
 import (
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"sync"
@@ -11,6 +12,7 @@ import (
 // simPipe is one direction of a stream.
 type simPipe struct {
 	c        *simConn
+	id       string
 	from, to *simLink
 	rng      *rand.Rand // guarded by mu
 
@@ -33,7 +35,8 @@ type simPacket struct {
 }
 
 func newSimPipe(c *simConn, from, to *simLink, n int) *simPipe {
-	return &simPipe{c: c, from: from, to: to, rng: c.n.rand(fmt.Sprint(c.id, " pipe ", n))}
+	id := fmt.Sprint(c.id, " pipe ", n)
+	return &simPipe{c: c, id: id, from: from, to: to, rng: c.n.rand(id)}
 }
 
 func (p *simPipe) write(b []byte) (n int, err error) {
@@ -80,6 +83,7 @@ func (p *simPipe) arrive() {
 	for open && len(p.flying) > 0 && !p.flying[0].at.After(time.Now()) {
 		k := p.flying[0]
 		p.flying = p.flying[1:]
+		p.c.n.trace.saw("%s brings %d bytes, %08x, last %v", p.id, len(k.b), crc32.ChecksumIEEE(k.b), k.last)
 		if first == nil {
 			first, p.first = p.first, nil
 		}
