@@ -361,6 +361,7 @@ type joinRequest struct {
 
 	Proofs [][]byte `cbor:"5,keyasint,omitempty"` // instead: that the asker has the place of a member
 	Prove  bool     `cbor:"6,keyasint,omitempty"` // instead: the other side is to prove that
+	Past   [][]byte `cbor:"7,keyasint,omitempty"` // with Prove: how the asker came to its key (SealHeir), oldest first
 }
 
 type joinAnswer struct {

@@ -61,7 +61,7 @@ func (q *QUIC) Close() error {
 func (q *QUIC) Dial(ctx context.Context, addr string, k identity.Key) (Link, error) {
 	c, err := q.e.Dial(ctx, addr, k)
 	if wrong := (*transport.WrongKeyError)(nil); errors.As(err, &wrong) {
-		return nil, cmp.Or(q.dialHeir(ctx, addr, wrong), err)
+		return nil, cmp.Or(q.r.dialHeir(ctx, q.e, addr, wrong), err)
 	}
 	if err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func (q *QUIC) Dial(ctx context.Context, addr string, k identity.Key) (Link, err
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), dialTime)
 		defer cancel()
-		if err := q.prove(ctx, addr, k); err != nil {
+		if err := q.r.prove(ctx, q.e, addr, k); err != nil {
 			q.r.log.Debug("a node could not be told of this one's new key", "peer", k.Short(), "err", err)
 		}
 	})

@@ -154,12 +154,36 @@ func (r *Replica) replaced() (yes bool, err error) {
 	return yes, err
 }
 
+// claimed returns k and the keys whose place k has by its statements (SealHeir).
+func claimed(k identity.Key, past [][]byte) []identity.Key {
+	keys := []identity.Key{k}
+	for _, b := range slices.Backward(past[max(0, len(past)-maxPast):]) {
+		g, err := identity.OpenGrant(b)
+		if err == nil && g.Everywhere() && *g.Successor == keys[len(keys)-1] {
+			keys = append(keys, g.Subject)
+		}
+	}
+	return keys
+}
+
+// maxPast bounds the keys that a node claims to have replaced.
+const maxPast = 64
+
 // heirs returns, encoded, how this node came to its key in the buckets that it
-// has in common with k; nothing if it has its first.
-func (r *Replica) heirs(k identity.Key) (proofs [][]byte, err error) {
-	common, err := r.CommonWith(k)
-	if err != nil {
-		return nil, err
+// has in common with k, or with a key whose place k has by its statements; nothing
+// if it has its first.
+func (r *Replica) heirs(k identity.Key, past [][]byte) (proofs [][]byte, err error) {
+	var common [][16]byte
+	for _, k := range claimed(k, past) {
+		uuids, err := r.CommonWith(k)
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range uuids {
+			if !slices.Contains(common, b) {
+				common = append(common, b)
+			}
+		}
 	}
 	err = r.db.Read(func(tx *schema.Tx) error {
 		proofs = nil
@@ -259,16 +283,20 @@ func (r *Replica) membershipWith(tx *schema.Tx, sh shared, more [][]byte) (*iden
 	return identity.Members(sh.bucket.UUID, sh.owner, grants), nil
 }
 
-// Over QUIC.
+// asker asks by the protocol in which strangers join.
+type asker interface {
+	AskToJoin(ctx context.Context, addr string, k identity.Key, request []byte) ([]byte, error)
+}
 
-// dialHeir asks the node that answered a dial of the key k with another one to
-// prove that it is k's heir.
-func (q *QUIC) dialHeir(ctx context.Context, addr string, wrong *transport.WrongKeyError) error {
-	request, err := encMode.Marshal(&joinRequest{Prove: true})
+// dialHeir asks the node that answered a dial of a key with another one to prove
+// that it is that key's heir. It says whose place this node has itself, which the
+// other may not have heard either.
+func (r *Replica) dialHeir(ctx context.Context, net asker, addr string, wrong *transport.WrongKeyError) error {
+	request, err := encMode.Marshal(&joinRequest{Prove: true, Past: r.past})
 	if err != nil {
 		return err
 	}
-	b, err := q.e.AskToJoin(ctx, addr, wrong.Got, request)
+	b, err := net.AskToJoin(ctx, addr, wrong.Got, request)
 	if err != nil {
 		return err
 	}
@@ -276,21 +304,21 @@ func (q *QUIC) dialHeir(ctx context.Context, addr string, wrong *transport.Wrong
 	if err := decMode.Unmarshal(b, &a); err != nil {
 		return err
 	}
-	if err := q.r.believe(wrong.Got, a.Proofs); err != nil {
+	if err := r.believe(wrong.Got, a.Proofs); err != nil {
 		return err
 	}
-	q.r.log.Info("a member has another key", "was", wrong.Want.Short(), "is", wrong.Got.String())
-	return q.r.setPlaces(wrong.Got, []string{addr})
+	r.log.Info("a member has another key", "was", wrong.Want.Short(), "is", wrong.Got.String())
+	return r.setPlaces(wrong.Got, []string{addr})
 }
 
 // prove shows k, which did not let this node in, that its key is the heir of one
 // that k may know.
-func (q *QUIC) prove(ctx context.Context, addr string, k identity.Key) error {
-	proofs, err := q.r.heirs(k)
+func (r *Replica) prove(ctx context.Context, net asker, addr string, k identity.Key) error {
+	proofs, err := r.heirs(k, nil)
 	if err != nil || len(proofs) == 0 {
 		return err
 	}
-	own, _, err := q.r.placesOf(q.r.key)
+	own, _, err := r.placesOf(r.key)
 	if err != nil {
 		return err
 	}
@@ -298,14 +326,14 @@ func (q *QUIC) prove(ctx context.Context, addr string, k identity.Key) error {
 	if err != nil {
 		return err
 	}
-	_, err = q.e.AskToJoin(ctx, addr, k, request)
+	_, err = net.AskToJoin(ctx, addr, k, request)
 	return err
 }
 
 // answerHeir answers a request of the join protocol that is about heirs.
 func (r *Replica) answerHeir(k identity.Key, q *joinRequest) (a joinAnswer, err error) {
 	if q.Prove {
-		a.Proofs, err = r.heirs(k)
+		a.Proofs, err = r.heirs(k, q.Past)
 		return a, err
 	}
 	if err := r.believe(k, q.Proofs); err != nil {

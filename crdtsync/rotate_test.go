@@ -185,6 +185,47 @@ func TestRotate(t *testing.T) {
 	}
 }
 
+// TestBothRotateApart gives two nodes new keys of which neither hears before they
+// meet again, and nobody else is there.
+func TestBothRotateApart(t *testing.T) {
+	a, c := newStore(t, "a"), newStore(t, "c")
+	b := a.makeBucket("team")
+	c.admit(a, b, identity.ReadWrite)
+	a.write(b, "before", "1")
+	send(t, a, c, b)
+	for range 2 {
+		a.rotate()
+	}
+	c.rotate()
+	a.write(b, "of/a", "1")
+	c.write(b, "of/c", "1")
+	at := a.online("127.0.0.1:0")
+	if err := c.setPlaces(a.past0(), []string{at.addr}); err != nil {
+		t.Fatal(err)
+	}
+	c.online("127.0.0.1:0")
+	same(t, b, a, c)
+	for _, s := range []*store{a, c} {
+		if l := s.listing(b); !strings.Contains(l, "of/a") || !strings.Contains(l, "of/c") {
+			t.Errorf("%s has\n%s", s.name, l)
+		}
+	}
+	stranger := newStore(t, "stranger")
+	if proofs, err := a.heirs(stranger.Key(), c.past); len(proofs) != 0 || err != nil {
+		t.Errorf("a stranger that shows another's statements is told %d things, %v", len(proofs), err)
+	}
+}
+
+// past0 returns the key that s began with.
+func (s *store) past0() identity.Key {
+	s.t.Helper()
+	g, err := identity.OpenGrant(s.past[0])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return g.Subject
+}
+
 // TestOldKeyIsWorthNothing: what a thief of the old key signs after the change.
 func TestOldKeyIsWorthNothing(t *testing.T) {
 	owner, m, b := victim(t, identity.Admin)

@@ -61,6 +61,7 @@ type sim struct {
 	nodes  []*simNode
 	bucket [16]byte
 	roles  bool   // they change
+	keys   bool   // they are replaced
 	outlaw string // name of the node that is shut out in the end, wherever its changes have got to; "": none
 	bytes  bool   // files have content
 	prunes bool   // history is, too
@@ -108,6 +109,7 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 		if s.roles && s.rng.IntN(2) == 0 {
 			s.outlaw = simNames[1:2]
 		}
+		s.keys = s.rng.IntN(3) == 0
 		nodes := 3
 		if s.rng.IntN(3) == 0 {
 			nodes += 1 + s.rng.IntN(4)
@@ -175,6 +177,12 @@ func (s *sim) fault() {
 		s.grant(n)
 		return
 	}
+	if s.keys && s.rng.IntN(4) == 0 {
+		if n.up {
+			n.rotate()
+		}
+		return
+	}
 	switch s.rng.IntN(9) {
 	case 0, 1:
 		group := map[string]int{}
@@ -231,7 +239,7 @@ func (s *sim) grant(n *simNode) {
 		return
 	}
 	role := []identity.Role{identity.None, identity.ReadOnly, identity.ReadOnly, identity.ReadWrite, identity.Admin}[s.rng.IntN(5)]
-	err := by.Grant(s.bucket, n.Key(), role, n.name)
+	err := by.Grant(s.bucket, n.keyAt(by), role, n.name)
 	s.logf("%s makes %s %v: %v", by.name, n.name, role, err)
 }
 
@@ -242,12 +250,16 @@ func (s *sim) grantAll() {
 	m, err := owner.Membership(s.bucket)
 	owner.must(err)
 	for _, n := range s.nodes[1:] {
+		k := n.keyAt(owner)
 		if n.name == s.outlaw {
-			if m.Role(n.Key()) != identity.None {
+			if m.Role(k) != identity.None {
 				s.logf("a shuts %s out", n.name)
-				n.must(owner.Grant(s.bucket, n.Key(), identity.None, n.name))
+				n.must(owner.Grant(s.bucket, k, identity.None, n.name))
 			}
 			continue
+		}
+		if k != n.Key() && m.Role(k) >= identity.ReadWrite {
+			continue // it has yet to prove its key
 		}
 		if m.Role(n.Key()) < identity.ReadWrite || n.role() == identity.None {
 			s.logf("a makes %s a writer again, which was %v, for itself %v", n.name, m.Role(n.Key()), n.role())

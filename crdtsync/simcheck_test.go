@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/alkdev/alkfs/crdtsync/gate"
-	"github.com/alkdev/alkfs/crdtsync/identity"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -61,17 +59,11 @@ func (s *sim) checkSent() {
 	m, err := n.Membership(s.bucket)
 	n.must(err)
 	for _, c := range all {
-		e, err := identity.OpenEnvelope(c.Envelope)
+		a, err := open(c.Envelope, s.bucket)
 		n.must(err)
-		change, _, err := gate.Decode(e.Raw)
-		n.must(err)
-		var b pathtree.Batch
-		for _, entry := range change.Entries {
-			n.must(decodeEntry(entry, e.Document, pathtree.NodeKey(e.Author), &b))
-		}
-		for i := range b.Versions {
-			v := &b.Versions[i]
-			if have, counts := have[thingKey(v)+v.ID.String()], m.Accepts(c.Author, c.Stream, c.Seq); have != counts {
+		for i := range a.batch.Versions {
+			v := &a.batch.Versions[i]
+			if have, counts := have[thingKey(v)+v.ID.String()], a.counts(m); have != counts {
 				s.fatalf("%s %s, of change %d of %s, is here: %v, counts: %v", thingKey(v), v.ID, c.Seq, c.Author.Short(), have, counts)
 			}
 		}

@@ -1,6 +1,7 @@
 package crdtsync
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/alkdev/alkfs/crdtsync/identity"
+	"github.com/alkdev/alkfs/crdtsync/transport"
 )
 
 // simNet is a network on the virtual clock of a synctest bubble. What it
@@ -60,18 +62,18 @@ func latency(r *rand.Rand) time.Duration {
 
 // simPlace is where a node is. It implements Network for one run of its engine.
 type simPlace struct {
-	n      *simNet
-	name   string
-	key    identity.Key
-	admits func(identity.Key) bool
-	in     simQueue[*simLink]
+	n    *simNet
+	name string
+	r    *Replica
+	in   simQueue[*simLink]
+	ends sync.WaitGroup // of what is done about a connection that was refused
 }
 
 // join has a node listen at its name, in the place of an earlier run.
-func (n *simNet) join(name string, k identity.Key, admits func(identity.Key) bool) *simPlace {
+func (n *simNet) join(name string, r *Replica) *simPlace {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	p := &simPlace{n: n, name: name, key: k, admits: admits}
+	p := &simPlace{n: n, name: name, r: r}
 	n.places[name] = p
 	return p
 }
@@ -132,32 +134,54 @@ func sleepCtx(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Dial implements Network.
-func (p *simPlace) Dial(ctx context.Context, addr string, k identity.Key) (Link, error) {
+// reach finds who is at addr. A node that was killed, or whose packets do not get
+// through, is not.
+func (p *simPlace) reach(ctx context.Context, addr string) (to *simPlace, id string, r *rand.Rand, err error) {
 	n := p.n
 	n.mu.Lock()
 	way := p.name + ">" + addr
 	n.dials[way]++
-	id := fmt.Sprint(way, n.dials[way])
+	id = fmt.Sprint(way, n.dials[way])
 	n.mu.Unlock()
-	r := n.rand(id)
+	r = n.rand(id)
 	if err := sleepCtx(ctx, latency(r)); err != nil {
-		return nil, err
+		return nil, id, r, err
 	}
 	n.mu.Lock()
-	to := n.places[addr]
+	to = n.places[addr]
 	alive := n.places[p.name] == p
 	silent := !n.reaches(p.name, addr)
 	n.mu.Unlock()
 	switch {
 	case !alive:
-		return nil, errors.New("this process was killed")
+		return nil, id, r, errors.New("this process was killed")
 	case silent || to == nil && r.IntN(2) == 0:
 		<-ctx.Done()
-		return nil, ctx.Err()
+		return nil, id, r, ctx.Err()
 	case to == nil || r.IntN(12) == 0:
-		return nil, errors.New("connection refused")
-	case to.key != k || !to.admits(p.key):
+		return nil, id, r, errors.New("connection refused")
+	}
+	return to, id, r, nil
+}
+
+// Dial implements Network, as QUIC does.
+func (p *simPlace) Dial(ctx context.Context, addr string, k identity.Key) (Link, error) {
+	n := p.n
+	to, id, r, err := p.reach(ctx, addr)
+	switch {
+	case err != nil:
+		return nil, err
+	case to.r.key != k:
+		wrong := &transport.WrongKeyError{Want: k, Got: to.r.key}
+		err := p.r.dialHeir(ctx, p, addr, wrong)
+		n.trace.saw("%s finds another key, which proves what it is: %v", id, err)
+		return nil, cmp.Or(err, error(wrong))
+	case !to.r.Admits(p.r.key):
+		p.ends.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), dialTime)
+			defer cancel()
+			n.trace.saw("%s is refused, and proves what it is: %v", id, p.r.prove(ctx, p, addr, k))
+		})
 		return nil, errors.New("refused in the handshake")
 	}
 	n.trace.saw("%s connects", id)
@@ -168,6 +192,23 @@ func (p *simPlace) Dial(ctx context.Context, addr string, k identity.Key) (Link,
 	}
 	to.in.put(c.ends[1])
 	return c.ends[0], nil
+}
+
+// AskToJoin implements asker. An answer may be lost.
+func (p *simPlace) AskToJoin(ctx context.Context, addr string, k identity.Key, request []byte) ([]byte, error) {
+	to, id, r, err := p.reach(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	if to.r.key != k {
+		return nil, errors.New("refused in the handshake")
+	}
+	p.n.trace.saw("%s asks to join", id)
+	answer := to.r.answerJoin(ctx, p.r.key, request)
+	if r.IntN(12) == 0 {
+		return nil, errors.New("the connection broke")
+	}
+	return answer, sleepCtx(ctx, latency(r))
 }
 
 // Accept implements Network.
@@ -196,7 +237,7 @@ func newSimConn(n *simNet, id string, from, to *simPlace) *simConn {
 	for i, p := range []*simPlace{from, to} {
 		c.ends[i] = &simLink{c: c, name: p.name, done: make(chan struct{})}
 	}
-	c.ends[0].peer, c.ends[1].peer = to.key, from.key
+	c.ends[0].peer, c.ends[1].peer = to.r.key, from.r.key
 	c.ends[0].other, c.ends[1].other = c.ends[1], c.ends[0]
 	n.mu.Lock()
 	n.conns = append(n.conns, c)

@@ -3,6 +3,7 @@ package crdtsync
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -22,14 +23,17 @@ import (
 
 // simNode is a node of a history.
 type simNode struct {
-	s       *sim
-	name    string
-	private ed25519.PrivateKey
-	rng     *rand.Rand
-	skew    atomic.Int64 // of its clock, in nanoseconds
-	runs    int
-	dir     string // of its store
-	up      bool
+	s     *sim
+	name  string
+	keys  []ed25519.PrivateKey // that it has had; the last is the one that its key file holds
+	next  ed25519.PrivateKey   // with which it is about to replace it; nil: none
+	past  [][]byte             // how it came to its key
+	place *simPlace
+	rng   *rand.Rand
+	skew  atomic.Int64 // of its clock, in nanoseconds
+	runs  int
+	dir   string // of its store
+	up    bool
 
 	db   *schema.DB
 	tree *pathtree.Tree
@@ -48,7 +52,7 @@ func simKey(name string) ed25519.PrivateKey {
 }
 
 func (s *sim) newNode(name string) *simNode {
-	n := &simNode{s: s, name: name, private: simKey(name), rng: s.net.rand("node " + name)}
+	n := &simNode{s: s, name: name, keys: []ed25519.PrivateKey{simKey(name)}, rng: s.net.rand("node " + name)}
 	n.dir = filepath.Join(s.root, name+"0")
 	copyStore(s.t, filepath.Join(s.root, "..", "fresh", name), n.dir)
 	n.open()
@@ -72,19 +76,68 @@ func (n *simNode) open() {
 	if *simSeed != 0 {
 		log = slog.New(slog.NewTextHandler(n.s.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", n.name)
 	}
-	k := identity.KeyOf(n.private)
+	k := identity.KeyOf(n.keys[0])
 	var err error
 	n.db, err = schema.Open(context.Background(), n.dir, schema.Options{NodeKey: k[:], Alone: true, Now: n.now, Logger: log})
 	n.must(err)
 	n.tree = pathtree.New(n.db)
-	n.Replica = NewReplica(Config{DB: n.db, Tree: n.tree, Worker: &simWorker{n: n}, Private: n.private, Logger: log, Now: n.now})
-	for i := range n.Replica.stream {
-		n.Replica.stream[i] = byte(n.rng.Uint32())
+	n.replica(log)
+	if n.next != nil { // it was killed when it replaced its key
+		n.handOver()
+		n.replica(log)
 	}
 	n.runs++
 	if n.s.bytes {
 		n.openContent(log)
 	}
+}
+
+// replica begins a replica with the key that there is.
+func (n *simNode) replica(log *slog.Logger) {
+	n.Replica = NewReplica(Config{
+		DB: n.db, Tree: n.tree, Worker: &simWorker{n: n}, Private: n.keys[len(n.keys)-1], Past: n.past, Logger: log, Now: n.now,
+	})
+	for i := range n.Replica.stream {
+		n.Replica.stream[i] = byte(n.rng.Uint32())
+	}
+}
+
+// rotate has a node that runs replace its key, and perhaps be killed at it, as
+// `alkfs peer rotate-key` does.
+func (n *simNode) rotate() {
+	n.next = simKey(fmt.Sprint(n.name, len(n.keys)))
+	step := n.s.rng.IntN(6) // the one that it is killed after, if there is one
+	n.s.logf("%s replaces its key %s by %s, and is killed after step %d of 2", n.name, n.Key().Short(), identity.KeyOf(n.next).Short(), step)
+	if step == 1 {
+		n.crash()
+		return
+	}
+	n.must(n.HandOver(identity.KeyOf(n.next)))
+	if step == 2 {
+		n.crash()
+		return
+	}
+	n.rest()
+	n.must(n.db.Close())
+	n.open()
+	n.start()
+}
+
+// handOver does the last steps of rotate.
+func (n *simNode) handOver() {
+	k := identity.KeyOf(n.next)
+	n.must(n.HandOver(k))
+	proof, err := SealHeir(n.private, k, n.now())
+	n.must(err)
+	n.past = append(n.past, proof)
+	n.keys, n.next = append(n.keys, n.next), nil
+}
+
+// keyAt returns n's newest key that another node knows of.
+func (n *simNode) keyAt(o *simNode) identity.Key {
+	m, err := o.Membership(n.s.bucket)
+	n.must(err)
+	return m.Heir(identity.KeyOf(n.keys[0]))
 }
 
 // start starts the engine.
@@ -93,13 +146,17 @@ func (n *simNode) start() {
 	if n.s.bytes {
 		o = n.content.options(o)
 	}
-	n.engine = NewEngine(n.Replica, n.s.net.join(n.name, n.Key(), n.Admits), o)
+	n.place = n.s.net.join(n.name, n.Replica)
+	n.engine = NewEngine(n.Replica, n.place, o)
 	ctx, cancel := context.WithCancel(context.Background())
 	e, done := n.engine, make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
 	n.halt = func() {
 		cancel()
-		n.must(<-done)
+		if err := <-done; !errors.Is(err, ErrReplaced) {
+			n.must(err)
+		}
+		n.place.ends.Wait()
 	}
 	if n.s.bytes {
 		n.content.start()
@@ -146,6 +203,13 @@ func (n *simNode) stop() {
 }
 
 func (n *simNode) close() {
+	n.rest()
+	n.must(n.db.Close())
+	n.must(os.RemoveAll(n.dir))
+}
+
+// rest ends everything but the database.
+func (n *simNode) rest() {
 	if n.s.bytes {
 		n.content.stop()
 	}
@@ -153,8 +217,6 @@ func (n *simNode) close() {
 	if n.s.bytes {
 		n.must(n.content.blobs.Close())
 	}
-	n.must(n.db.Close())
-	n.must(os.RemoveAll(n.dir))
 	n.up = false
 }
 
@@ -165,7 +227,7 @@ func (n *simNode) remember() { n.must(n.db.Commit()); n.kept = n.own() }
 func (n *simNode) own() map[string]pathtree.VersionID {
 	all := map[string]pathtree.VersionID{}
 	n.eachVersion(func(v *pathtree.Version) {
-		if v.ID.Node == pathtree.NodeKey(n.Key()) {
+		if v.ID.Node == pathtree.NodeKey(identity.KeyOf(n.keys[0])) {
 			if k := thingKey(v); all[k].Compare(v.ID) < 0 {
 				all[k] = v.ID
 			}
@@ -223,9 +285,7 @@ func (n *simNode) admit(by *simNode, role identity.Role) {
 	n.must(by.db.Commit()) // as redeem does before it answers
 	grants, _, err := by.Grants(b, 0)
 	n.must(err)
-	owner, err := by.Membership(b)
-	n.must(err)
-	_, err = n.Adopt(b, "team", owner.Owner(), grants)
+	_, err = n.Adopt(b, "team", identity.KeyOf(simKey(simNames[:1])), grants)
 	n.must(err)
 	n.must(by.setPlaces(n.Key(), []string{n.name}))
 	n.must(n.setPlaces(by.Key(), []string{by.name}))
