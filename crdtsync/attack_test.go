@@ -55,7 +55,7 @@ func (f *forger) entries(d identity.Document, es []gate.Entry, spoil ...func(*ga
 	if err != nil {
 		f.s.t.Fatal(err)
 	}
-	f.seq, f.last = e.Seq, identity.EnvelopeHash(b)
+	f.seq, f.last = e.Seq, e.Hash()
 	f.docs[d], f.hashes[d] = c, h
 	return b
 }

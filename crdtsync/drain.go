@@ -234,7 +234,7 @@ func (r *Replica) keep(tx *schema.Tx, sh shared, all []*pending) error {
 		if err != nil {
 			return err
 		}
-		last = identity.EnvelopeHash(b)
+		last = e.Hash()
 		// Others may have been here since the change was made.
 		d, err := makeDoc(tx, sh.bucket.ID, p.doc.name, false)
 		if err != nil {
@@ -242,7 +242,7 @@ func (r *Replica) keep(tx *schema.Tx, sh shared, all []*pending) error {
 		}
 		err = insertChange(tx, &change{
 			bucket: sh.bucket.ID, author: author, stream: r.stream, seq: seq, hash: h,
-			docseq: c.Seq, maxop: c.MaxOp(), source: schema.LocalNode, envelope: b,
+			docseq: c.Seq, maxop: c.MaxOp(), source: schema.LocalNode, envelope: b, last: last,
 		}, d, c.Deps)
 		if err != nil {
 			return err

@@ -248,6 +248,6 @@ func storeArrival(tx *schema.Tx, bucket, source int64, a *arrival) (known bool, 
 	}
 	return false, insertChange(tx, &change{
 		bucket: bucket, author: author, stream: a.Stream, seq: a.Seq, hash: a.hash, docseq: docseq,
-		maxop: a.change.MaxOp(), source: source, envelope: a.encoded,
+		maxop: a.change.MaxOp(), source: source, envelope: a.encoded, last: a.Envelope.Hash(),
 	}, d, a.change.Deps)
 }

@@ -175,10 +175,9 @@ func encodeRecord(r *pathtree.BucketRecord, author pathtree.NodeKey) (gate.Entry
 // would be given. Whether the author may say it in the name that it bears is for
 // counts, and whether it makes sense for pathtree.
 func decodeEntry(e gate.Entry, d identity.Document, author pathtree.NodeKey, b *pathtree.Batch) error {
-	bucketDoc := d.Branch == [16]byte{} && d.Dir == 0
 	switch e.Key[0] {
 	case kindDentry, kindInode, kindXattr:
-		if bucketDoc {
+		if d.OfBucket() {
 			return errors.New("a version in the bucket's document")
 		}
 		v, err := decodeVersion(e, d, author)
@@ -187,7 +186,7 @@ func decodeEntry(e gate.Entry, d identity.Document, author pathtree.NodeKey, b *
 		}
 		b.Versions = append(b.Versions, v)
 	case kindBucket:
-		if !bucketDoc {
+		if !d.OfBucket() {
 			return errors.New("a record of the bucket in a directory's document")
 		}
 		r, err := decodeRecord(e, author)

@@ -92,6 +92,7 @@ type change struct {
 	maxop    uint64
 	source   int64
 	envelope []byte
+	last     [32]byte // Hash of the envelope
 }
 
 // insertChange adds c as the newest, with the heads and the stream it moves.
@@ -130,8 +131,7 @@ func insertChange(tx *schema.Tx, c *change, d doc, deps []gate.Hash) error {
 	s.BindInt64(2, c.author)
 	s.BindBytes(3, c.stream[:])
 	s.BindInt64(4, int64(c.seq))
-	last := identity.EnvelopeHash(c.envelope)
-	s.BindBytes(5, last[:])
+	s.BindBytes(5, c.last[:])
 	_, err := s.Step()
 	return err
 }
@@ -187,7 +187,7 @@ func history(tx *schema.Tx, d, upto int64) (raws [][]byte, err error) {
 			return raws, err
 		}
 		b := schema.Bytes(s, 0)
-		e, err := identity.OpenEnvelope(b)
+		e, err := identity.DecodeEnvelope(b)
 		if err != nil {
 			return nil, err
 		}

@@ -15,7 +15,10 @@
 //
 // A change of a document travels in an Envelope, signed by its author and bound
 // to bucket and document, whoever carries it. An author's envelopes are numbered
-// in streams, a new one at every start of the node. A revocation says how far
+// in streams, a new one at every start of the node. Signature and chain are over
+// the envelope with its change replaced by the hash of it, so that a node that does
+// not keep a branch can do with such stubs, some 250 bytes each, and still prove
+// that a stream has no gap. A revocation says how far
 // the author's streams were heard: what comes later counts nowhere, whoever brings
 // it and whether it came before the revocation or after.
 package identity

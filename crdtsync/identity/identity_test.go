@@ -3,6 +3,7 @@ package identity
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"math/rand/v2"
 	"reflect"
@@ -248,6 +249,88 @@ func TestEnvelope(t *testing.T) {
 	}
 }
 
+// TestStub replaces a change by its hash: the signature and the chain hold, and
+// nothing can be put in its place.
+func TestStub(t *testing.T) {
+	private, _ := node("w")
+	e := Envelope{Document: Document{Bucket: bucket, Branch: [16]byte{2}, Dir: 77}, Stream: Stream{3}, Seq: 9, Raw: bytes.Repeat([]byte("raw"), 1000)}
+	b, err := e.Seal(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, ok := e.Stub()
+	if !ok || s.Hash() != e.Hash() {
+		t.Fatal("a stub has another hash than its envelope, or there is none")
+	}
+	short, err := s.Encode()
+	if err != nil || len(short) > 300 {
+		t.Fatalf("a stub of %d bytes, %v", len(short), err)
+	}
+	got, err := OpenEnvelope(short)
+	if err != nil || !reflect.DeepEqual(got, s) {
+		t.Fatalf("got %+v, %v; want %+v", got, err, s)
+	}
+	for i := range short {
+		m := append([]byte(nil), short...)
+		m[i] ^= 1
+		if _, err := OpenEnvelope(m); err == nil {
+			t.Errorf("byte %d of a stub changed: accepted", i)
+		}
+	}
+	for name, change := range map[string]func(*Envelope){
+		"a whole one that is a stub": func(e *Envelope) { e.Form = Stub },
+		"a whole one of old":         func(e *Envelope) { e.Form = First },
+		"an unknown form":            func(e *Envelope) { e.Form = Stub + 1 },
+		"another change":             func(e *Envelope) { e.Raw = []byte("other") },
+		"a stub that is whole":       func(e *Envelope) { *e = s; e.Form = Whole },
+		"a long stub":                func(e *Envelope) { *e = s; e.Raw = bytes.Repeat(s.Raw, 100) },
+		"a short stub":               func(e *Envelope) { *e = s; e.Raw = s.Raw[:31] },
+	} {
+		m := e
+		change(&m)
+		raw, err := m.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenEnvelope(raw); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if again, err := OpenEnvelope(b); err != nil || again.Hash() != got.Hash() {
+		t.Errorf("after that: %v", err)
+	}
+	of := Envelope{Document: Document{Bucket: bucket}, Seq: 1, Raw: []byte("raw")}
+	of.Seal(private)
+	s, _ = of.Stub()
+	if short, err = s.Encode(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenEnvelope(short); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a stub of the bucket's document: %v", err)
+	}
+}
+
+// TestFirstForm opens what an earlier alkfs signed, which can only be sent whole.
+func TestFirstForm(t *testing.T) {
+	private, k := node("w")
+	e := Envelope{Document: Document{Bucket: bucket, Branch: [16]byte{2}, Dir: 77}, Author: k, Stream: Stream{3}, Seq: 9, Raw: []byte("raw")}
+	var err error
+	if e.Sig, err = sign(private, firstPurpose, &e); err != nil {
+		t.Fatal(err)
+	}
+	b, err := e.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := OpenEnvelope(b)
+	if err != nil || !reflect.DeepEqual(got, e) || got.Hash() != sha256.Sum256(b) {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	if s, ok := got.Stub(); ok {
+		t.Errorf("its stub: %+v", s)
+	}
+}
+
 // TestPurposesDoNotMix uses one kind's signature for another.
 func TestPurposesDoNotMix(t *testing.T) {
 	private, k := node("w")
@@ -318,6 +401,9 @@ func FuzzOpenEnvelope(f *testing.F) {
 	private, _ := node("w")
 	e := Envelope{Seq: 1, Raw: []byte("raw")}
 	b, _ := e.Seal(private)
+	f.Add(b)
+	s, _ := e.Stub()
+	b, _ = s.Encode()
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if e, err := OpenEnvelope(b); err == nil {
