@@ -154,10 +154,15 @@ func (p *Partial) openBeside(files *partialFiles, path string) (recheck bool, er
 	return !bytes.Equal(head, want), nil
 }
 
-// makeAnew empties the files; the header comes last.
+// makeAnew empties the files; the header comes last. A new file is left alone: what
+// was truncated to nothing ext4 writes to the disk when it is closed.
 func (p *Partial) makeAnew(files *partialFiles, header []byte) error {
 	for _, f := range []*os.File{files.have, files.data, files.out} {
-		if err := f.Truncate(0); err != nil {
+		fi, err := f.Stat()
+		if err == nil && fi.Size() != 0 {
+			err = f.Truncate(0)
+		}
+		if err != nil {
 			return err
 		}
 	}
