@@ -206,6 +206,15 @@ func (r *resolver) say(m *member) error {
 	return r.event(notify.Event{Op: notify.OpXattr, Ino: uint64(r.f.Ino), Name: []byte(r.f.Name)})
 }
 
+// apply makes an edit, which has a stamp of its own: a directory can be in several.
+func (r *resolver) apply(d *edit) error {
+	c, err := r.v.begin(r.tx)
+	if err != nil {
+		return err
+	}
+	return d.apply(&c)
+}
+
 // sayName makes the name lead to what m says, through the edit that a merge uses.
 func (r *resolver) sayName(m *member) error {
 	e := edge{r.f.Ino, r.f.Name}
@@ -223,7 +232,7 @@ func (r *resolver) sayName(m *member) error {
 			}
 		}
 	}
-	return d.apply(r.change)
+	return r.apply(d)
 }
 
 func (r *resolver) sayInode(m *member) error {
@@ -292,7 +301,7 @@ func (r *resolver) name(in *Inode, e edge) error {
 			return err
 		} else if taken == 0 {
 			d.set(at, in.Ino)
-			return d.apply(r.change)
+			return r.apply(d)
 		}
 	}
 }

@@ -230,6 +230,37 @@ func TestKeepBothOfWhatWasRemoved(t *testing.T) {
 	b.shows(t, copyName("f", f.Others[1].ID), "by b")
 }
 
+// Of two directories of one name one was removed, but shows as something was made in
+// it meanwhile, and the other moved on from its name beside it. To keep both changes
+// the directory above twice.
+func TestKeepBothOfDirectories(t *testing.T) {
+	all := newReplicas(t, 2)
+	a, b := all[0], all[1]
+	a.make(a.main, "c/")
+	meet(a, b)
+	a.make(a.main, "n/")
+	b.age()
+	b.rename(b.main, "c", "n", 0)
+	meet(a, b)
+	f := onlyConflict(t, NameConflict, "n", a, b)
+	a.make(a.main, "n/new")
+	a.rename(a.main, f.Others[0].Copy, "d", 0)
+	b.age()
+	b.unlink(b.main, "n")
+	meet(a, b)
+	if got := a.list(a.main); got != "d/ n/ n/new" {
+		t.Fatal(got)
+	}
+	f = onlyConflict(t, DeleteConflict, "n", a, b)
+	a.resolve(f, KeepBoth, VersionID{})
+	meet(a, b)
+	wantEqual(t, a, b)
+	noConflict(t, a, b)
+	if got, want := b.list(b.main), "n/ n/new "+f.Others[0].Copy+"/"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 func TestRepairs(t *testing.T) {
 	cases := []struct {
 		name string
