@@ -37,7 +37,8 @@ const gcBatch = 32
 // that nobody else wants it just now either, nor has leased it.
 const (
 	unnamed = `NOT EXISTS (SELECT 1 FROM inode WHERE inode.hash = blob.hash)
-	AND NOT EXISTS (SELECT 1 FROM write_session WHERE base = blob.hash)`
+	AND NOT EXISTS (SELECT 1 FROM write_session WHERE base = blob.hash)
+	AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.hash = blob.hash)`
 	unused = unnamed + `
 	AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.hash = blob.hash AND expires > ?)`
 	// unreferenced is the condition under which a row of blob may go.
@@ -53,7 +54,7 @@ type condemned struct {
 	absent bool // its bytes never were here, or have been evicted
 }
 
-// GC removes the blobs that no inode version, write session, lease or Guard names,
+// GC removes the blobs that no version, write session, lease or Guard names,
 // files without rows, and staging files of dead owners. It is safe while
 // everything else runs, in any process.
 func (s *Store) GC(ctx context.Context, o GCOptions) (rep GCReport, err error) {

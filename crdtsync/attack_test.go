@@ -248,6 +248,45 @@ func TestFutureIsHeldBack(t *testing.T) {
 	})
 }
 
+// TestFutureCountsAgain: what a node wrote while its clock was ahead, and took back
+// when it was made a reader, counts for it again when it is made a writer. Nobody
+// else has it before its time, also as what does not count.
+func TestFutureCountsAgain(t *testing.T) {
+	owner, m, b := victim(t, identity.ReadWrite)
+	third := newStore(t, "third")
+	third.admit(owner, b, identity.ReadWrite)
+	send(t, owner, third, b)
+	m.on(b, func(tx *schema.Tx, v *pathtree.View) error {
+		tx.ObserveStamp(schema.StampAt(time.Now().Add(time.Hour)))
+		return nil
+	})
+	m.write(b, "ahead", "1")
+	if _, err := m.Drain(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	for _, role := range []identity.Role{identity.ReadOnly, identity.ReadWrite} {
+		if err := owner.Grant(b, m.Key(), role, ""); err != nil {
+			t.Fatal(err)
+		}
+		tell(t, owner, third, b)
+		tell(t, owner, m, b)
+		if got, want := strings.Contains(m.listing(b), "ahead"), role == identity.ReadWrite; got != want {
+			t.Errorf("as %v it shows: %v", role, got)
+		}
+		all, err := m.Since(b, 0, 1<<30)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range all {
+			if c.Author == m.Key() {
+				if res, err := third.Receive(b, owner.Key(), [][]byte{c.Envelope}); err != nil || res.Later != 1 || res.New != 0 {
+					t.Errorf("of %v: received %+v, %v", role, res, err)
+				}
+			}
+		}
+	}
+}
+
 // TestChangesOnTopOfAVoidOne: a writer that has not heard of a revocation builds
 // on a change that others do not let count, and they take its own.
 func TestChangesOnTopOfAVoidOne(t *testing.T) {

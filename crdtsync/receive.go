@@ -199,6 +199,9 @@ func (r *Replica) importAll(tx *schema.Tx, uuid [16]byte, from identity.Key, in 
 		}
 		res.New++
 		if !a.counts(m) {
+			if err := r.tree.CheckTime(&a.batch); err != nil { // it may count later
+				return res, err
+			}
 			continue
 		}
 		b.Versions = append(b.Versions, a.batch.Versions...)

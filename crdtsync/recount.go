@@ -50,7 +50,7 @@ func (r *Replica) recount(tx *schema.Tx, sh shared, before *identity.Membership)
 	if b.Empty() {
 		return nil
 	}
-	if _, err := r.tree.ImportBucket(tx, sh.bucket.ID, b); err != nil {
+	if _, err := r.tree.ImportAgain(tx, sh.bucket.ID, b); err != nil {
 		return fmt.Errorf("%w: %w", errRecount, err)
 	}
 	return nil

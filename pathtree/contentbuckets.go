@@ -11,6 +11,8 @@ import (
 func (t *Tree) BucketsWith(tx *schema.Tx, h blobstore.Hash) (uuids [][16]byte, err error) {
 	s := tx.Stmt(`SELECT k.uuid FROM inode i JOIN branch b ON b.id = i.branch JOIN bucket k ON k.id = b.bucket
 		WHERE i.hash = ?1 AND k.shared = 1
+		UNION SELECT k.uuid FROM aside a JOIN branch b ON b.id = a.branch JOIN bucket k ON k.id = b.bucket
+		WHERE a.hash = ?1 AND k.shared = 1
 		UNION SELECT k.uuid FROM guard g JOIN bucket k ON k.id = g.bucket WHERE g.hash = ?1`)
 	s.BindBytes(1, h[:])
 	for err := range schema.Rows(s) {

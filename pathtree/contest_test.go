@@ -261,6 +261,55 @@ func TestKeepBothOfDirectories(t *testing.T) {
 	}
 }
 
+// Of two versions with one stamp the one that no row shows has content, too, that the
+// blob store is to know and to keep, and others are to be asked for.
+func TestContentOfWhatIsPutAside(t *testing.T) {
+	all := newReplicas(t, 2)
+	a, b := all[0], all[1]
+	a.make(a.main, "f")
+	meet(a, b)
+	at := schema.StampAt(time.Now().Add(time.Minute))
+	for k, r := range all {
+		r.write(func(tx *schema.Tx) error { tx.ObserveStamp(at); return nil })
+		r.setContent(r.main, "f", []string{"of a", "of b"}[k])
+	}
+	meet(a, b)
+	f := onlyConflict(t, ContentConflict, "f", a, b)
+	h := f.Others[0].Hash
+	if f.Shown.ID.Stamp != f.Others[0].ID.Stamp {
+		t.Fatalf("the stamps differ: %+v", f)
+	}
+	for k, r := range all {
+		r.write(func(tx *schema.Tx) error {
+			s := tx.Stmt("UPDATE bucket SET shared = 1")
+			_, err := s.Step()
+			return err
+		})
+		blobs, err := blobstore.Open(t.Context(), t.TempDir(), r.db, blobstore.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := blobs.GC(t.Context(), blobstore.GCOptions{Grace: -1}); err != nil {
+			t.Fatal(err)
+		}
+		r.read(func(tx *schema.Tx) error {
+			s := tx.Stmt("SELECT EXISTS (SELECT 1 FROM blob WHERE hash = ?)")
+			s.BindBytes(1, h[:])
+			_, err := s.Step()
+			if err == nil && s.ColumnInt64(0) == 0 {
+				t.Errorf("replica %d does not know the content, after a collection", k)
+			}
+			if uuids, err := r.tree.BucketsWith(tx, h); err != nil || len(uuids) != 1 {
+				t.Errorf("replica %d finds it in %d buckets, %v", k, len(uuids), err)
+			}
+			return err
+		})
+	}
+	a.resolve(f, KeepOther, f.Others[0].ID)
+	meet(a, b)
+	wantEqual(t, a, b)
+}
+
 func TestRepairs(t *testing.T) {
 	cases := []struct {
 		name string

@@ -5,6 +5,7 @@ import (
 	"encoding/gob"
 	"slices"
 
+	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/schema"
 )
 
@@ -53,10 +54,17 @@ func (x *exchange) putAside(v *Version, at version) error {
 	if err != nil {
 		return err
 	}
-	s := x.tx.Stmt("INSERT OR REPLACE INTO aside (kind, ino, name, branch, stamp, node, body) VALUES (?, ?, ?, ?, ?, ?, ?)")
+	s := x.tx.Stmt("INSERT OR REPLACE INTO aside (kind, ino, name, branch, stamp, node, body, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
 	bindThing(s, 1, v.thing())
 	bindVersion(s, 4, at)
 	s.BindBytes(7, p)
+	s.BindNull(8)
+	if v.Inode != nil {
+		if err := blobstore.Expect(x.tx, v.Inode.Hash, v.Inode.Size); err != nil { // a conflict may be decided for it
+			return err
+		}
+		bindHash(s, 8, v.Inode.Hash)
+	}
 	return run(s)
 }
 

@@ -30,13 +30,22 @@ import (
 // local change, with the author as their node. The caller should export first,
 // in the same transaction.
 func (t *Tree) ImportBucket(tx *schema.Tx, bucket int64, b Batch) (ImportResult, error) {
+	if err := t.CheckTime(&b); err != nil {
+		return ImportResult{}, fail("import", "", err)
+	}
+	return t.ImportAgain(tx, bucket, b)
+}
+
+// ImportAgain is ImportBucket for what passed CheckTime when it came here, whatever
+// the clock says now.
+func (t *Tree) ImportAgain(tx *schema.Tx, bucket int64, b Batch) (ImportResult, error) {
 	t.moved.Add(1)
 	r, err := t.importBucket(tx, bucket, b)
 	return r, fail("import", "", err)
 }
 
 func (t *Tree) importBucket(tx *schema.Tx, bucket int64, b Batch) (r ImportResult, err error) {
-	if err := t.checkBatch(&b); err != nil {
+	if err := b.check(); err != nil {
 		return r, err
 	}
 	x, err := t.newExchange(tx, bucket)
@@ -53,23 +62,33 @@ func (t *Tree) importBucket(tx *schema.Tx, bucket int64, b Batch) (r ImportResul
 	return m.result, nil
 }
 
-// checkBatch refuses what is wrong with a batch by itself.
-func (t *Tree) checkBatch(b *Batch) error {
+// check refuses what is wrong with a batch by itself.
+func (b *Batch) check() error {
+	for k := range b.Records {
+		if err := b.Records[k].Check(); err != nil {
+			return err
+		}
+	}
+	for k := range b.Versions {
+		if err := b.Versions[k].Check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CheckTime returns ErrFuture, in a *VersionError, when something was written more
+// than ten minutes from now.
+func (t *Tree) CheckTime(b *Batch) error {
 	limit := schema.StampAt(t.now().Add(maxAhead))
 	for k := range b.Records {
 		r := &b.Records[k]
-		if err := r.Check(); err != nil {
-			return err
-		}
 		if max(r.ID.Stamp, r.Fork, r.At) > limit {
 			return &VersionError{ID: r.ID, What: r.Kind.String(), Err: ErrFuture}
 		}
 	}
 	for k := range b.Versions {
 		v := &b.Versions[k]
-		if err := v.Check(); err != nil {
-			return err
-		}
 		if v.ID.Stamp > limit {
 			return &VersionError{ID: v.ID, What: v.what(), Err: ErrFuture}
 		}
