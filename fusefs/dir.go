@@ -1,7 +1,8 @@
 package fusefs
 
 import (
-	"sync"
+	"slices"
+	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -10,25 +11,13 @@ import (
 	"github.com/alkdev/alkfs/writesession"
 )
 
-// dirStream is an open directory. Offset 1 is after ".", 2 after "..", i+3
-// after seen[i]: what was once given an offset keeps it until the directory is
-// rewound, whatever is added or removed meanwhile.
-type dirStream struct {
-	mu   sync.Mutex // taken before transactions
-	seen []pathtree.Entry
-	all  bool // seen is everything: a directory of buckets or branches
-}
-
-// dotEntries is how many entries come before those of the database.
-const dotEntries = 2
-
 // OpenDir implements OPENDIR.
 func (fs *fileSystem) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	n, err := fs.node(in.NodeId)
 	if err != nil {
 		return status(err)
 	}
-	out.Fh = fs.handles.add(&handle{node: n, dir: &dirStream{}})
+	out.Fh = fs.handles.add(&handle{node: n, dir: n.list()})
 	if n.vol != nil {
 		// The listing stays cached until the kernel changes the directory
 		// itself or is told of a change.
@@ -64,27 +53,20 @@ func (fs *fileSystem) readDir(in *fuse.ReadIn, out *fuse.DirEntryList, plus bool
 	h.dir.mu.Lock()
 	defer h.dir.mu.Unlock()
 	r := &dirReader{fs: fs, n: h.node, dir: h.dir, out: out, plus: plus, epoch: fs.epoch.Load()}
-	if in.Offset == 0 {
-		h.dir.seen = nil
-	}
 	if !r.dots(in.Offset) {
 		return fuse.OK
 	}
-	start := 0
-	if in.Offset > dotEntries {
-		start = int(in.Offset - dotEntries)
-	}
 	if h.node.vol == nil {
-		return status(r.volumes(start))
+		return status(r.volumes(in.Offset))
 	}
-	return status(r.entries(start, int(in.Size)))
+	return status(r.entries(in.Offset, int(in.Size)))
 }
 
 // dirReader answers one READDIR or READDIRPLUS.
 type dirReader struct {
 	fs    *fileSystem
 	n     *node
-	dir   *dirStream
+	dir   *listing
 	out   *fuse.DirEntryList
 	plus  bool
 	epoch uint64
@@ -102,10 +84,10 @@ type openEntry struct {
 // dots adds "." and ".." if they come after offset, and reports whether there
 // is room for more.
 func (r *dirReader) dots(offset uint64) bool {
-	if offset == 0 && r.add(".", r.stIno(r.n), fuse.S_IFDIR, 1) == nil {
+	if offset == 0 && r.add(".", r.stIno(r.n), fuse.S_IFDIR, dotOffset) == nil {
 		return false
 	}
-	if offset > 1 {
+	if offset > dotOffset {
 		return true
 	}
 	parent, _ := r.fs.nodes.place(r.n)
@@ -113,7 +95,7 @@ func (r *dirReader) dots(offset uint64) bool {
 	if p == nil {
 		p = r.n
 	}
-	return r.add("..", r.stIno(p), fuse.S_IFDIR, 2) != nil
+	return r.add("..", r.stIno(p), fuse.S_IFDIR, dotDotOffset) != nil
 }
 
 func (r *dirReader) stIno(n *node) uint64 {
@@ -136,18 +118,15 @@ func (r *dirReader) add(name string, stIno uint64, mode uint32, off uint64) *fus
 	return nil
 }
 
-// volumes lists buckets or branches.
-func (r *dirReader) volumes(start int) error {
-	if !r.dir.all || start == 0 {
-		list, err := r.fs.volumeEntries(r.n)
-		if err != nil {
-			return err
-		}
-		r.dir.seen, r.dir.all = list, true
+// volumes lists buckets or branches from offset on.
+func (r *dirReader) volumes(offset uint64) error {
+	list, err := r.fs.volumeEntries(r.n)
+	if err != nil {
+		return err
 	}
-	for i := start; i < len(r.dir.seen); i++ {
-		e := &r.dir.seen[i]
-		if r.add(e.Name, uint64(e.Ino), e.Kind, uint64(i+1+dotEntries)) == nil {
+	slices.SortFunc(list, func(a, b pathtree.Entry) int { return strings.Compare(a.Name, b.Name) })
+	for i, p := range r.dir.place("", 0, list, true) {
+		if p.offset > offset && r.add(p.name, uint64(list[i].Ino), list[i].Kind, p.offset) == nil {
 			break
 		}
 	}
@@ -157,32 +136,31 @@ func (r *dirReader) volumes(start int) error {
 // entryBytes is about what an entry with a short name takes in an answer.
 const entryBytes, entryPlusBytes = 40, 170
 
-// entries lists a directory of a branch from entry start on.
-func (r *dirReader) entries(start, size int) error {
-	if start > len(r.dir.seen) {
-		return nil // an offset nobody was given
-	}
-	after := ""
-	if start > 0 {
-		after = r.dir.seen[start-1].Name
-	}
+// entries lists a directory of a branch from offset on.
+func (r *dirReader) entries(offset uint64, size int) error {
 	per := entryBytes
 	if r.plus {
 		per = entryPlusBytes
 	}
+	after, beyond := r.dir.before(offset)
 	for want := size/per + 1; ; {
-		full, last, got := false, after, 0
+		full, got := false, 0
 		err := r.fs.db.Read(func(tx *schema.Tx) error {
 			list, inodes, err := r.read(tx, after, want)
 			if err != nil {
 				return err
 			}
 			got = len(list)
-			for i := range list {
-				if full = !r.entry(&start, &list[i], inodes, i); full {
+			for i, p := range r.dir.place(after, offset, list, got < want) {
+				if beyond && p.offset <= offset {
+					continue // listed before by a process that was here before
+				}
+				if full = !r.entry(p.offset, &list[i], inodes, i); full {
 					break
 				}
-				last = list[i].Name
+			}
+			if got > 0 {
+				after = list[got-1].Name
 			}
 			return nil
 		})
@@ -192,7 +170,6 @@ func (r *dirReader) entries(start, size int) error {
 		if full || got < want {
 			break
 		}
-		after = last
 	}
 	for _, e := range r.open {
 		in := overlay(e.file, e.in)
@@ -209,25 +186,13 @@ func (r *dirReader) read(tx *schema.Tx, after string, n int) ([]pathtree.Entry, 
 	return list, nil, err
 }
 
-// entry adds one entry at index *i of the stream or later, and reports false
-// when the answer is full.
-func (r *dirReader) entry(i *int, e *pathtree.Entry, inodes []pathtree.Inode, k int) bool {
-	seen := r.dir.seen
-	for *i < len(seen) && seen[*i].Name < e.Name {
-		*i++ // removed since it was given its offset
-	}
-	if *i < len(seen) && seen[*i].Name > e.Name {
-		return true // added since, where there is no offset left
-	}
+// entry adds one entry, and reports false when the answer is full.
+func (r *dirReader) entry(offset uint64, e *pathtree.Entry, inodes []pathtree.Inode, k int) bool {
 	vol := r.n.vol
-	out := r.add(e.Name, vol.stIno(e.Ino), e.Kind, uint64(*i+1+dotEntries))
+	out := r.add(e.Name, vol.stIno(e.Ino), e.Kind, offset)
 	if out == nil {
 		return false
 	}
-	if *i == len(seen) {
-		r.dir.seen = append(seen, *e)
-	}
-	*i++
 	if !r.plus {
 		return true
 	}

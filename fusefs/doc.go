@@ -54,7 +54,7 @@
 //
 // # Locks
 //
-// A dirStream's lock comes before a transaction; nodes, handles, node and
+// A listing's lock comes before a transaction; nodes, handles, node and
 // volume locks come after, and nothing is called while one of them is held. A
 // writesession.File is never called inside a transaction: it makes its own.
 //

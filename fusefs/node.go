@@ -49,6 +49,8 @@ type node struct {
 	// this inode. The answer may still be on its way.
 	answered atomic.Int64
 
+	listing atomic.Pointer[listing] // of a directory that was opened
+
 	// mu may be taken inside a database transaction, and nothing is called
 	// while it is held. What is kept here is stored inside the transaction
 	// that read or made it, which orders it against all others.
@@ -64,6 +66,15 @@ type node struct {
 		io      ioMode
 		pending *pathtree.SetAttr // set, laid over inode, and not recorded
 	}
+}
+
+// list returns the listing of a directory.
+func (n *node) list() *listing {
+	if l := n.listing.Load(); l != nil {
+		return l
+	}
+	n.listing.CompareAndSwap(nil, &listing{})
+	return n.listing.Load()
 }
 
 // store keeps in as what the database holds, after laying over it what waits
@@ -249,7 +260,7 @@ type handle struct {
 	writable    bool
 	writers     writers
 	passthrough bool
-	dir         *dirStream
+	dir         *listing
 }
 
 func (t *handles) add(h *handle) uint64 {

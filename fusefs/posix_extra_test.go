@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -269,6 +270,83 @@ func TestDirectoryStream(t *testing.T) {
 		if seen[filepath.Base(name(i))] != 1 {
 			t.Fatalf("%s was not listed", name(i))
 		}
+	}
+}
+
+// TestCachedListingGoesOn: a stream that the kernel has served from its cache goes on
+// from there in this process when the cache is gone, as it is once memory was needed
+// or an entry has changed.
+func TestCachedListingGoesOn(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(t *testing.T, dir string, listed []string)
+	}{
+		{"nothing has changed", func(t *testing.T, dir string, _ []string) {
+			if err := unix.Fadvise(int(open(t, dir, os.O_RDONLY).Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"all that was listed is removed", func(t *testing.T, dir string, listed []string) {
+			for _, name := range listed {
+				if err := os.Remove(filepath.Join(dir, name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}},
+		{"one is made", func(t *testing.T, dir string, _ []string) {
+			write(t, filepath.Join(dir, "a-new-one"), "")
+		}},
+		{"listed again before it goes on", func(t *testing.T, dir string, listed []string) {
+			if err := os.Remove(filepath.Join(dir, listed[0])); err != nil {
+				t.Fatal(err)
+			}
+			if list, err := os.ReadDir(dir); err != nil || len(list) == 0 {
+				t.Fatal(list, err)
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir, _ := testMount(t, testStore(t, t.TempDir()), mainBranch)
+			const n = 700
+			want := make(map[string]bool, n)
+			for i := range n {
+				name := fmt.Sprintf("entry-with-a-longish-name-%04d", i)
+				want[name] = true
+				write(t, filepath.Join(dir, name), "")
+			}
+			for range 2 { // the second finds it in the cache
+				if list, err := os.ReadDir(dir); err != nil || len(list) != n {
+					t.Fatal(len(list), err)
+				}
+			}
+			f := open(t, dir, os.O_RDONLY)
+			var listed []string
+			first := true
+			for buf := make([]byte, 4096); ; {
+				k, err := unix.Getdents(int(f.Fd()), buf)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if k == 0 {
+					break
+				}
+				_, _, names := unix.ParseDirent(buf[:k], -1, nil)
+				listed = append(listed, names...)
+				if first {
+					c.change(t, dir, listed)
+					first = false
+				}
+			}
+			for _, name := range listed {
+				if name != "a-new-one" && !want[name] {
+					t.Fatalf("%s was listed twice", name)
+				}
+				delete(want, name)
+			}
+			if len(want) > 0 {
+				t.Fatalf("%d of %d were not listed", len(want), n)
+			}
+		})
 	}
 }
 
