@@ -19,6 +19,16 @@ var (
 	ErrReadOnly    = schema.ErrReadOnly
 )
 
+// NothingCameError says that a bucket was joined and nothing of it has come yet.
+type NothingCameError struct{ Bucket string }
+
+func (e *NothingCameError) Error() string {
+	return fmt.Sprintf("nothing of bucket %q has come from other machines yet", e.Bucket)
+}
+
+// Unwrap returns ENOENT.
+func (e *NothingCameError) Unwrap() error { return syscall.ENOENT }
+
 // QuotaError says that a bucket has reached its quota; it wraps EDQUOT.
 type QuotaError = pathtree.QuotaError
 

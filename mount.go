@@ -88,6 +88,24 @@ func (s *Store) Mount(ctx context.Context, spec Spec, dir string, o MountOptions
 	return m, nil
 }
 
+// WaitForBranch returns when the branch of spec is there: it may have to come from
+// another machine.
+func (s *Store) WaitForBranch(ctx context.Context, spec Spec) error {
+	for {
+		gen := s.db.Generation()
+		err := s.db.Read(func(tx *schema.Tx) error {
+			_, _, err := s.resolve(tx, spec)
+			return err
+		})
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if _, err := s.db.Wait(ctx, gen); err != nil {
+			return err
+		}
+	}
+}
+
 // Dir returns the directory mounted at.
 func (m *Mount) Dir() string { return m.dir }
 

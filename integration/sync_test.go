@@ -92,11 +92,8 @@ func (n *node) ticket(t testing.TB, role string) string {
 func (n *node) join(t testing.TB, ticket string) {
 	t.Helper()
 	n.redeem(t, ticket)
-	p := n.serveUnmounted(t) // the branch must come before it can be mounted
-	eventually(t, "the first branch", func() bool { return n.try(t, "ls", "work").code == 0 })
-	must(t, p.cmd.Process.Signal(os.Interrupt))
-	must(t, p.wait(t))
 	n.serve(t)
+	eventually(t, "a mount of what was still to come", func() bool { _, ok := mountedOn(t, n.dir); return ok })
 }
 
 func (n *node) redeem(t testing.TB, ticket string) {

@@ -227,7 +227,10 @@ func (r *service) metrics(ctx context.Context) ([]byte, error) {
 	gauge("alkfs_open_files", "Files open in this process.", st.Files.Open)
 	counter("alkfs_publishes_total", "Versions published by this process.", st.Files.Publishes)
 	counter("alkfs_published_bytes_total", "Bytes of content published by this process.", st.Files.Bytes)
-	for _, m := range r.mounts {
+	r.mu.Lock()
+	mounts := slices.Clone(r.mounts)
+	r.mu.Unlock()
+	for _, m := range mounts {
 		ms := m.Stats()
 		gauge("alkfs_mount_nodes", "Inodes that the kernel knows.", ms.Nodes, "dir", m.Dir())
 		gauge("alkfs_mount_handles", "Open files and directories.", ms.Handles, "dir", m.Dir())

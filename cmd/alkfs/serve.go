@@ -114,7 +114,6 @@ type service struct {
 	a      *app
 	s      *alkfs.Store
 	flags  serveFlags
-	mounts []*heldMount
 	end    context.CancelFunc // of the SSH server
 	rest   func()             // ends the background work
 	unhttp func()             // ends the HTTP server
@@ -124,6 +123,11 @@ type service struct {
 	failed chan error
 
 	content contentMetrics
+
+	later   sync.WaitGroup     // mounts of what is still to come
+	unlater context.CancelFunc // ends them
+	mu      sync.Mutex         // guards mounts
+	mounts  []*heldMount
 }
 
 type heldMount struct {
@@ -136,6 +140,7 @@ func (r *service) start(ctx context.Context) error {
 	r.end = func() {}
 	r.unhttp = func() {}
 	r.rest = r.a.upkeepIn(ctx, r.s)
+	ctx, r.unlater = context.WithCancel(ctx)
 	for _, m := range r.flags.mounts {
 		if err := r.mount(ctx, m); err != nil {
 			return err
@@ -145,7 +150,7 @@ func (r *service) start(ctx context.Context) error {
 		return err
 	}
 	if r.flags.sftp == "" {
-		if len(r.mounts) == 0 && r.sync == nil {
+		if len(r.flags.mounts) == 0 && r.sync == nil {
 			return usagef("neither --sftp nor --sync nor --mount: there is nothing to serve")
 		}
 		return r.answerHTTP()
@@ -234,16 +239,51 @@ func (r *service) mount(ctx context.Context, arg string) error {
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", quote(dir), err)
 	}
-	m, err := r.s.Mount(context.WithoutCancel(ctx), spec, at, alkfs.MountOptions{Name: storeSource(r.s.Dir())})
+	err = r.mountAt(ctx, spec, at, record)
+	var came *alkfs.NothingCameError
+	if errors.As(err, &came) && r.flags.sync != "" {
+		r.a.note("%s will be at %s when it has come from another machine", spec, quote(at))
+		r.later.Go(func() { r.mountLater(ctx, spec, at, record) })
+		return nil
+	}
 	if err != nil {
 		dropRecord(record)
 		return mountHint(err)
 	}
-	r.mounts = append(r.mounts, &heldMount{m, record})
 	if !r.a.json {
 		r.a.printf("%s is at %s\n", spec, quote(at))
 	}
 	return nil
+}
+
+func (r *service) mountAt(ctx context.Context, spec alkfs.Spec, at string, record *os.File) error {
+	m, err := r.s.Mount(context.WithoutCancel(ctx), spec, at, alkfs.MountOptions{Name: storeSource(r.s.Dir())})
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.mounts = append(r.mounts, &heldMount{m, record})
+	r.mu.Unlock()
+	return nil
+}
+
+// mountLater mounts a branch of a bucket of which nothing has come yet, when it has.
+func (r *service) mountLater(ctx context.Context, spec alkfs.Spec, at string, record *os.File) {
+	err := r.s.WaitForBranch(ctx, spec)
+	if err == nil {
+		err = r.mountAt(ctx, spec, at, record)
+	}
+	if err == nil {
+		r.a.note("%s is at %s", spec, quote(at))
+		return
+	}
+	dropRecord(record)
+	if ctx.Err() == nil {
+		select {
+		case r.failed <- mountHint(err):
+		default:
+		}
+	}
 }
 
 func (r *service) serveSSH() error {
@@ -353,6 +393,8 @@ func (r *service) stop() error {
 	done := make(chan error, 1)
 	go func() {
 		r.unhttp()
+		r.unlater()
+		r.later.Wait()
 		r.rest()
 		r.end()
 		r.ssh.Wait()

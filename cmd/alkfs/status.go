@@ -123,11 +123,14 @@ func (a *app) hint(err error) string {
 	var usage usageError
 	var remote remoteError
 	var quota *alkfs.QuotaError
+	var came *alkfs.NothingCameError
 	switch {
 	case errors.As(err, &h):
 		return h.hint
 	case errors.As(err, &remote):
 		return remote.Hint
+	case errors.As(err, &came):
+		return "`" + a.selfWithStore() + " serve --sync :4747` gets it while another member is connected; `alkfs sync status` shows how it stands"
 	case errors.Is(err, alkfs.ErrNoStore):
 		return "`alkfs init` makes one, and so does `alkfs mount DIR`; another place is named with --store or ALKFS_STORE"
 	case errors.As(err, &usage), errors.Is(err, alkfs.ErrBadSpec):

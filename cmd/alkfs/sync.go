@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -320,6 +321,13 @@ func memberState(m alkfs.MemberStatus) string {
 	return state
 }
 
+// connected reports whether a member of the bucket is.
+func connected(all []alkfs.BucketStatus, name string) bool {
+	return slices.ContainsFunc(all, func(b alkfs.BucketStatus) bool {
+		return b.Name == name && slices.ContainsFunc(b.Members, func(m alkfs.MemberStatus) bool { return m.Connected })
+	})
+}
+
 // showSync shows how many changes of all that a bucket's connected members and this
 // machine lack have come, any bucket's when name is "", until done is called.
 func (a *app) showSync(ctx context.Context, s *alkfs.Store, name string) (done func()) {
@@ -388,6 +396,9 @@ func (a *app) syncWaitCommand() *cobra.Command {
 				defer cancel()
 			}
 			return a.with(ctx, writing, func(s *alkfs.Store) error {
+				if all, _, err := s.SyncStatus(); err == nil && !connected(all, args[0]) {
+					a.note("no other member of %s is connected: waiting for one", quote(args[0]))
+				}
 				defer a.showSync(ctx, s, args[0])()
 				return s.WaitSync(ctx, args[0])
 			})
