@@ -530,7 +530,7 @@ func settled(all []BucketStatus, uuid [16]byte) bool {
 		if b.UUID != uuid {
 			continue
 		}
-		if b.Waiting > 0 {
+		if b.Waiting > 0 && b.Role >= ReadWrite { // what a reader wrote stays with it
 			return false
 		}
 		for _, m := range b.Members {

@@ -137,6 +137,59 @@ func TestChangesBeforeTheirGrant(t *testing.T) {
 	}
 }
 
+// TestReaderWithChangesNobodyHeard makes a node a reader while it is away with changes
+// that nobody has heard: it keeps them, stays connected, and sends them when it may
+// write again. What it writes as a reader it keeps too.
+func TestReaderWithChangesNobodyHeard(t *testing.T) {
+	n := newMemNet()
+	a, m := newStore(t, "a"), newStore(t, "m")
+	b := a.makeBucket("team")
+	m.admit(a, b, identity.ReadWrite)
+	a.setPlaces(m.Key(), []string{"m"})
+	a.write(b, "before", "1")
+	send(t, a, m, b)
+	m.write(b, "unheard", "1")
+	if _, err := m.Drain(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Grant(b, m.Key(), identity.ReadOnly, ""); err != nil {
+		t.Fatal(err)
+	}
+	ra, rm := start(t, n, a, Options{}), start(t, n, m, Options{})
+	shows := func(s *store, name string) func() bool {
+		return func() bool { return strings.Contains(s.listing(b), "/"+name) }
+	}
+	a.write(b, "news", "1")
+	waitUntil(t, "the reader hears of news", shows(m, "news"))
+	status := func(r *running) BucketStatus {
+		all, err := r.Engine.Status()
+		if err != nil || len(all) != 1 {
+			t.Fatal(all, err)
+		}
+		return all[0]
+	}
+	since := status(rm).Members[0].Since
+	m.write(b, "as a reader", "1")
+	waitUntil(t, "the reader knows what it does not send", func() bool { st := status(rm); return st.Waiting > 0 && st.Void > 0 })
+	a.write(b, "more", "1")
+	waitUntil(t, "the reader hears of more", shows(m, "more"))
+	if st := status(rm).Members[0]; !st.Connected || !st.Since.Equal(since) || st.Err != "" {
+		t.Errorf("the reader did not stay connected: %+v", st)
+	}
+	if p := ra.problem(m.Key()); p.err != nil {
+		t.Errorf("a has a problem with the reader: %v", p.err)
+	}
+	if st := status(ra).Members[0]; st.Void != 0 || shows(a, "unheard")() || shows(m, "unheard")() {
+		t.Errorf("a was sent %d changes that do not count", st.Void)
+	}
+	if err := a.Grant(b, m.Key(), identity.ReadWrite, ""); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "the writer's changes come", func() bool { return shows(a, "unheard")() && shows(a, "as a reader")() })
+	waitUntil(t, "nothing is left", func() bool { st := status(rm); return st.Waiting == 0 && st.Void == 0 })
+	same(t, b, a, m)
+}
+
 // TestLateChangesOfARevokedNode: what a revoked node wrote that the one who
 // revoked it had not heard counts nowhere, also where it came before the
 // revocation, with what others made of it; until somebody who may takes it in.

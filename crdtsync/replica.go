@@ -172,10 +172,12 @@ func insertShared(tx *schema.Tx, bucket int64, owner identity.Key) error {
 func (r *Replica) Drain(ctx context.Context, uuid [16]byte) (n int, err error) {
 	r.drain.Lock()
 	defer r.drain.Unlock()
-	if m, err := r.Membership(uuid); err != nil || m.Role(r.key) < identity.ReadWrite {
-		return 0, err // what a reader changes stays here
+	m, err := r.Membership(uuid)
+	if err != nil {
+		return 0, err
 	}
-	if done, err := r.drained(uuid); err != nil || done {
+	reads := m.Role(r.key) < identity.ReadWrite
+	if done, err := r.drained(uuid, reads); err != nil || done {
 		return 0, err
 	}
 	err = r.db.Write(func(tx *schema.Tx) error {
@@ -185,7 +187,7 @@ func (r *Replica) Drain(ctx context.Context, uuid [16]byte) (n int, err error) {
 		}
 		return err
 	})
-	for err == nil {
+	for err == nil && !reads { // what a reader changes stays here
 		var more int
 		if more, err = r.makeChanges(ctx, uuid); more == 0 {
 			break
@@ -200,14 +202,15 @@ func (r *Replica) Drain(ctx context.Context, uuid [16]byte) (n int, err error) {
 	return n, err
 }
 
-// drained reports whether there is nothing to make changes of.
-func (r *Replica) drained(uuid [16]byte) (done bool, err error) {
+// drained reports whether there is nothing to make changes of; of a reader, which
+// makes none, whether all that there would be is in sync_out.
+func (r *Replica) drained(uuid [16]byte, reads bool) (done bool, err error) {
 	err = r.db.Read(func(tx *schema.Tx) error {
 		sh, err := r.lookup(tx, uuid)
 		if err != nil {
 			return err
 		}
-		if done, err = r.tree.Exported(tx, sh.bucket.ID); err != nil || !done {
+		if done, err = r.tree.Exported(tx, sh.bucket.ID); err != nil || !done || reads {
 			return err
 		}
 		waiting, err := count(tx, `SELECT count(*) FROM (SELECT 1 FROM sync_out WHERE bucket = ? LIMIT 1)`, sh.bucket.ID)

@@ -352,10 +352,15 @@ func (s *session) follow(ctx context.Context, b [16]byte, f *feed) (*marks, bool
 			return nil, false, err
 		}
 		if len(all) > 0 {
+			m, err := s.e.Membership(b)
+			if err != nil {
+				return nil, false, err
+			}
 			upto := all[len(all)-1].Arrived
 			var out [][]byte
 			for _, c := range all {
-				if c.Source != s.peer && c.Author != s.peer {
+				void := c.Author == s.e.key && !m.Accepts(c.Author, c.Stream, c.Seq) // see Missing
+				if c.Source != s.peer && c.Author != s.peer && !void {
 					out = append(out, c.Envelope)
 				}
 			}

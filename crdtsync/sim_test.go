@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,6 +68,7 @@ type sim struct {
 	prunes bool   // history is, too
 	texts  simTexts
 	serial int
+	busy   sync.WaitGroup // byte operations that take their time
 	trace  *simTrace
 }
 
@@ -279,6 +281,7 @@ func (s *sim) heal() {
 		n.skew.Store(0)
 		n.remember()
 	}
+	s.busy.Wait() // what is changed meanwhile is told later
 	s.settle()
 	s.logf("all have the same")
 }
@@ -299,7 +302,7 @@ func (s *sim) settle() {
 func (s *sim) same() bool {
 	for _, n := range s.lawful() {
 		n.must(n.db.Commit())
-		if done, err := n.drained(s.bucket); !done || err != nil {
+		if done, err := n.drained(s.bucket, false); !done || err != nil {
 			n.must(err)
 			return false
 		}
@@ -327,7 +330,7 @@ func (s *sim) lawful() []*simNode {
 func (s *sim) marks() string {
 	var all []string
 	for _, n := range s.nodes {
-		done, _ := n.drained(s.bucket)
+		done, _ := n.drained(s.bucket, false)
 		all = append(all, fmt.Sprintf("\n%s, has told all %v:\n%s", n.name, done, n.marks()))
 	}
 	return strings.Join(all, "")

@@ -178,19 +178,25 @@ func (s *sim) byteOperation() {
 	case k == 1 && s.prunes:
 		keep := time.Duration(s.rng.Int64N(60e9))
 		s.logf("%s collects, and keeps %v", n.name, keep)
-		c.wg.Go(func() { c.collect(keep) })
+		s.meanwhile(c, func() { c.collect(keep) })
 	case len(all) == 0:
 	case k < 5:
 		f := all[s.rng.IntN(len(all))]
 		off := s.rng.Int64N(f.size + 1)
 		size := s.rng.Int64N(f.size - off + 1)
 		s.logf("%s reads %s, %d bytes at %d of %d", n.name, f.at, size, off, f.size)
-		c.wg.Go(func() { _, _ = c.read(f.hash, f.size, off, size) })
+		s.meanwhile(c, func() { _, _ = c.read(f.hash, f.size, off, size) })
 	default:
 		f := all[s.rng.IntN(len(all))]
 		s.logf("%s changes bytes of %s", n.name, f.at)
-		c.wg.Go(func() { c.change(f, rng) })
+		s.meanwhile(c, func() { c.change(f, rng) })
 	}
+}
+
+// meanwhile runs f, which works with content of a node.
+func (s *sim) meanwhile(c *simContent, f func()) {
+	s.busy.Add(1)
+	c.wg.Go(func() { defer s.busy.Done(); f() })
 }
 
 // change appends to a file, cuts it off, or writes over a part of it.

@@ -13,7 +13,8 @@ type BucketStatus struct {
 	Name    string
 	Role    identity.Role // of this node
 	Changes int64         // kept here, of all authors
-	Waiting int64         // versions of this node's that are not in a change yet
+	Waiting int64         // versions of this node's that are not in a change yet; of a reader's they stay here
+	Void    int64         // changes of this node's that do not count, and are not sent: it may not write, and who says so had not heard them
 	Members []MemberStatus
 }
 
@@ -70,7 +71,6 @@ func (r *Replica) status(tx *schema.Tx, sh shared) (st BucketStatus, err error) 
 	if err != nil {
 		return st, err
 	}
-	st = BucketStatus{UUID: sh.bucket.UUID, Name: sh.bucket.Name, Role: m.Role(r.key)}
 	marks, err := readMarks(tx, sh.bucket.ID)
 	if err != nil {
 		return st, err
@@ -79,6 +79,7 @@ func (r *Replica) status(tx *schema.Tx, sh shared) (st BucketStatus, err error) 
 	for _, k := range marks {
 		void[m.Heir(k.Author)] += int64(k.Seq - min(k.Seq, m.Counts(k.Author, k.Stream)))
 	}
+	st = BucketStatus{UUID: sh.bucket.UUID, Name: sh.bucket.Name, Role: m.Role(r.key), Void: void[r.key]}
 	for _, o := range m.All() {
 		if o.Key != r.key && !o.Replaced {
 			if o.Name == "" { // the owner, whom nobody admitted

@@ -76,7 +76,9 @@ func lead(marks, others []Mark) (n int64) {
 
 // Missing returns, in the order in which they came here, the numbers (arrived)
 // of the changes that a node with these marks does not have, up to and
-// including the newest, whose number it returns too.
+// including the newest, whose number it returns too. Those of this node's own that do
+// not count, as it may no longer write, are left out: whoever knows that would drop
+// it for them.
 func (r *Replica) Missing(uuid [16]byte, theirs []Mark) (arrived []int64, newest int64, err error) {
 	have := byStream(theirs)
 	err = r.db.Read(func(tx *schema.Tx) error {
@@ -89,7 +91,14 @@ func (r *Replica) Missing(uuid [16]byte, theirs []Mark) (arrived []int64, newest
 		if err != nil {
 			return err
 		}
+		members, err := r.membership(tx, sh)
+		if err != nil {
+			return err
+		}
 		for _, m := range ours {
+			if m.Author == r.key {
+				m.Seq = min(m.Seq, members.Counts(m.Author, m.Stream))
+			}
 			if at := have[m.stream()]; at < m.Seq {
 				if arrived, err = appendArrived(tx, arrived, sh.bucket.ID, m, at); err != nil {
 					return err
@@ -103,16 +112,19 @@ func (r *Replica) Missing(uuid [16]byte, theirs []Mark) (arrived []int64, newest
 	return arrived, newest, err
 }
 
+// appendArrived appends the numbers of the changes after a number in a stream, up to
+// what m says.
 func appendArrived(tx *schema.Tx, to []int64, bucket int64, m Mark, after uint64) ([]int64, error) {
 	author, err := nodeID(tx, m.Author)
 	if err != nil {
 		return to, err
 	}
-	s := tx.Stmt(`SELECT arrived FROM sync_change WHERE bucket = ? AND author = ? AND stream = ? AND seq > ?`)
+	s := tx.Stmt(`SELECT arrived FROM sync_change WHERE bucket = ? AND author = ? AND stream = ? AND seq > ? AND seq <= ?`)
 	s.BindInt64(1, bucket)
 	s.BindInt64(2, author)
 	s.BindBytes(3, m.Stream[:])
 	s.BindInt64(4, int64(after))
+	s.BindInt64(5, int64(m.Seq))
 	for {
 		ok, err := s.Step()
 		if err != nil || !ok {

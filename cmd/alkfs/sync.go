@@ -276,10 +276,13 @@ not here, and what goes to and comes from it, a mean of the last five seconds.`,
 func (a *app) printSync(b alkfs.BucketStatus, pid int) error {
 	if !a.json {
 		a.printf("%s: %s here, %d changes kept, %d versions waiting\n", quote(b.Name), b.Role, b.Changes, b.Waiting)
+		if reads := b.Role < alkfs.ReadWrite && b.Waiting > 0; reads || b.Void > 0 {
+			a.printf("  not sent to anybody, as this machine may not write: %d versions, and %d changes from when it might; they go when an admin makes it a writer (`alkfs peer grant`)\n", b.Waiting, b.Void)
+		}
 	}
 	for _, m := range b.Members {
 		if a.json {
-			err := a.emit("bucket", b.Name, "role", b.Role.String(), "changes", b.Changes, "waiting", b.Waiting, "pid", pid,
+			err := a.emit("bucket", b.Name, "role", b.Role.String(), "changes", b.Changes, "waiting", b.Waiting, "unsent", b.Void, "pid", pid,
 				"peer", m.Key.String(), "name", m.Name, "peer_role", m.Role.String(), "connected", m.Connected,
 				"void", m.Void, "behind", m.Behind, "ahead", m.Ahead, "heard", stampText(m.Heard), "addrs", m.Addrs, "error", m.Err,
 				"bytes_in", m.Traffic.In, "bytes_out", m.Traffic.Out, "rate_in", m.Traffic.InRate, "rate_out", m.Traffic.OutRate)
