@@ -310,6 +310,59 @@ func TestContentOfWhatIsPutAside(t *testing.T) {
 	wantEqual(t, a, b)
 }
 
+// Of two branches, and two snapshots, of one name the one that shows by it is removed:
+// the other then has the name, also where it was removed.
+func TestNameThatIsFreeAgain(t *testing.T) {
+	all := newReplicas(t, 2)
+	a, b := all[0], all[1]
+	for _, r := range all {
+		r.write(func(tx *schema.Tx) error {
+			_, err := r.tree.CreateSnapshot(tx, r.main.branch.ID, "s", "")
+			if err == nil {
+				_, err = r.tree.CreateBranch(tx, r.bucket.ID, "x", Origin{Branch: r.main.branch.ID})
+			}
+			return err
+		})
+		b.age()
+	}
+	meet(a, b)
+	named := func(r *replica) (names []string) {
+		r.read(func(tx *schema.Tx) error {
+			snaps, err := r.tree.Snapshots(tx, r.bucket.ID)
+			for _, s := range snaps {
+				names = append(names, s.Name)
+			}
+			branches, err2 := r.tree.Branches(tx, r.bucket.ID)
+			for _, x := range branches {
+				names = append(names, x.Name)
+			}
+			return errors.Join(err, err2)
+		})
+		slices.Sort(names)
+		return names
+	}
+	if got := named(b); len(got) != 5 || !slices.Equal(got, named(a)) {
+		t.Fatalf("b has %q, a %q", got, named(a))
+	}
+	b.write(func(tx *schema.Tx) error {
+		snaps, err := b.tree.Snapshots(tx, b.bucket.ID)
+		for _, s := range snaps {
+			if s.Name == "s" {
+				err = errors.Join(err, b.tree.RemoveSnapshot(tx, s.ID))
+			}
+		}
+		x, err2 := b.tree.Branch(tx, b.bucket.ID, "x")
+		return errors.Join(err, err2, b.tree.RemoveBranch(tx, x.ID))
+	})
+	meet(a, b)
+	for k, r := range all {
+		if got := named(r); !slices.Equal(got, []string{MainBranch, "s", "x"}) {
+			t.Errorf("replica %d has %q", k, got)
+		}
+	}
+	wantEqual(t, a, b)
+}
+
 func TestRepairs(t *testing.T) {
 	cases := []struct {
 		name string

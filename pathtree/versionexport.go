@@ -45,6 +45,15 @@ func (t *Tree) exportBucket(tx *schema.Tx, bucket int64) (b Batch, err error) {
 		if err != nil {
 			return b, err
 		}
+		if len(news) > 0 { // one that was removed or renamed leaves its name to another
+			m, err := newImporter(x)
+			if err == nil {
+				err = m.applyNames()
+			}
+			if err != nil {
+				return b, err
+			}
+		}
 		for _, r := range news {
 			if r.Kind == BranchRecord {
 				c, err := x.branch(r.UUID)
