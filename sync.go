@@ -237,21 +237,23 @@ type syncState struct {
 	Buckets []BucketStatus
 }
 
-// publishStatus writes syncStatusFile whenever something changes.
+// publishStatus writes syncStatusFile whenever something changes. It counts what
+// is there, and rests for longer than that takes: some times as long, where there is much.
 func (y *Syncer) publishStatus(ctx context.Context) {
 	for {
-		wait := y.node.Load().engine.Progress()
+		wait, began := y.node.Load().engine.Progress(), time.Now()
 		if err := y.writeStatus(); err != nil {
 			y.s.log.Error("the state of synchronisation could not be written", "err", err)
 		}
+		rest := 10 * time.Since(began)
 		select {
 		case <-wait:
-		case <-time.After(time.Second):
+		case <-time.After(max(time.Second, rest)):
 		case <-ctx.Done():
 			return
 		}
 		select { // not more than some times a second
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(max(100*time.Millisecond, min(rest, 2*time.Second))):
 		case <-ctx.Done():
 			return
 		}

@@ -19,8 +19,29 @@ import (
 // was written.
 func (r *Replica) take(tx *schema.Tx, sh shared) error {
 	b, err := r.tree.ExportBucket(tx, sh.bucket.ID)
-	if err != nil || b.Empty() {
+	if err != nil {
 		return err
+	}
+	return r.putAll(tx, sh, b)
+}
+
+// takeVersions is how many versions of a kind takeSome moves: a transaction that others
+// of the store wait for, and what is in memory for it.
+const takeVersions = 10_000
+
+// takeSome is take of the oldest of it, and reports whether there is more.
+func (r *Replica) takeSome(tx *schema.Tx, sh shared) (more bool, err error) {
+	b, more, err := r.tree.ExportSome(tx, sh.bucket.ID, takeVersions)
+	if err == nil {
+		err = r.putAll(tx, sh, b)
+	}
+	return more, err
+}
+
+// putAll puts what was exported into sync_out.
+func (r *Replica) putAll(tx *schema.Tx, sh shared, b pathtree.Batch) error {
+	if b.Empty() {
+		return nil
 	}
 	m, err := r.membership(tx, sh)
 	if err != nil {

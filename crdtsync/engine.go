@@ -145,6 +145,11 @@ func (e *Engine) drainLoop(ctx context.Context) error {
 			return err
 		}
 		for _, b := range uuids {
+			// First, so that who was shut out does not hear of what was written since.
+			if all, more, err := e.Grants(b, members[b]); err == nil && more {
+				members[b] = len(all)
+				e.membersChanged()
+			}
 			_, err := e.Drain(ctx, b)
 			if ctx.Err() != nil {
 				return nil
@@ -152,10 +157,6 @@ func (e *Engine) drainLoop(ctx context.Context) error {
 			if err != nil {
 				e.log.Error("changes could not be made ready for other nodes", "err", err)
 				whole = false
-			}
-			if all, more, err := e.Grants(b, members[b]); err == nil && more {
-				members[b] = len(all)
-				e.membersChanged()
 			}
 		}
 		if whole {

@@ -180,24 +180,24 @@ func (r *Replica) Drain(ctx context.Context, uuid [16]byte) (n int, err error) {
 	if done, err := r.drained(uuid, reads); err != nil || done {
 		return 0, err
 	}
-	err = r.db.Write(func(tx *schema.Tx) error {
-		sh, err := r.lookup(tx, uuid)
-		if err == nil {
-			err = r.take(tx, sh)
+	for rest := true; rest && err == nil; {
+		err = r.db.Write(func(tx *schema.Tx) error {
+			sh, err := r.lookup(tx, uuid)
+			if err == nil {
+				rest, err = r.takeSome(tx, sh)
+			}
+			return err
+		})
+		made := 0
+		for more := 1; err == nil && more > 0 && !reads; made += more { // what a reader changes stays here
+			more, err = r.makeChanges(ctx, uuid)
 		}
-		return err
-	})
-	for err == nil && !reads { // what a reader changes stays here
-		var more int
-		if more, err = r.makeChanges(ctx, uuid); more == 0 {
-			break
+		if made > 0 && err == nil {
+			if err = r.db.Commit(); err == nil {
+				r.news.wake()
+			}
 		}
-		n += more
-	}
-	if n > 0 && err == nil {
-		if err = r.db.Commit(); err == nil {
-			r.news.wake()
-		}
+		n += made
 	}
 	return n, err
 }

@@ -3,6 +3,7 @@ package pathtree
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -278,7 +279,7 @@ func (w *swarm) export(t *rapid.T) {
 }
 
 func (w *swarm) publish(t *rapid.T, r *replica, k int) {
-	b := r.export()
+	b := r.exportBy(rapid.SampledFrom([]int{1, 3, math.MaxInt32}).Draw(t, "at once"))
 	delete(w.unsent, k)
 	if b.Empty() {
 		return

@@ -60,6 +60,21 @@ func (r *replica) export() (b Batch) {
 	return b
 }
 
+// exportBy is export in pieces.
+func (r *replica) exportBy(limit int) (all Batch) {
+	r.t.Helper()
+	for more := true; more; {
+		r.write(func(tx *schema.Tx) (err error) {
+			var b Batch
+			b, more, err = r.tree.ExportSome(tx, r.bucket.ID, limit)
+			all.Records, all.Versions = append(all.Records, b.Records...), append(all.Versions, b.Versions...)
+			return err
+		})
+	}
+	r.out = append(r.out, all)
+	return all
+}
+
 func (r *replica) take(b Batch) (res ImportResult) {
 	r.t.Helper()
 	r.write(func(tx *schema.Tx) (err error) {
@@ -268,6 +283,53 @@ func TestVersionsTravel(t *testing.T) {
 	wantEqual(t, a, b)
 	if got := a.list(a.view("feature", 0)); got != "d/ d/g only" {
 		t.Errorf("feature: %s", got)
+	}
+}
+
+// What there is to export comes in pieces, of every branch, each version once, and a
+// piece is no more than was asked for by much.
+func TestExportInPieces(t *testing.T) {
+	all := newReplicas(t, 2)
+	a, b := all[0], all[1]
+	fork := a.fork(a.main, "fork", Origin{})
+	for i := range 20 {
+		a.make(a.main, fmt.Sprint("m", i))
+		a.make(fork, fmt.Sprint("f", i))
+	}
+	const limit = 3
+	seen := map[string]bool{}
+	pieces := 0
+	for more := true; more; pieces++ {
+		var batch Batch
+		a.write(func(tx *schema.Tx) (err error) {
+			batch, more, err = a.tree.ExportSome(tx, a.bucket.ID, limit)
+			return err
+		})
+		if n := len(batch.Versions); n > 2*(limit+1)+limit {
+			t.Errorf("%d versions at once", n)
+		}
+		for _, v := range batch.Versions {
+			k := fmt.Sprint(v.Branch, v.Kind, v.Parent, v.Name, v.Ino, v.ID)
+			if seen[k] {
+				t.Errorf("twice: %s", k)
+			}
+			seen[k] = true
+		}
+		b.take(batch)
+	}
+	if pieces < 10 {
+		t.Errorf("%d pieces", pieces)
+	}
+	if e := a.export(); !e.Empty() {
+		t.Errorf("left over: %d versions", len(e.Versions))
+	}
+	wantEqual(t, a, b)
+	if want, got := a.list(fork), b.list(b.view("fork", 0)); got != want {
+		t.Errorf("fork: %s, want %s", got, want)
+	}
+	a.make(a.main, "later")
+	if e := a.export(); len(e.Versions) == 0 {
+		t.Error("what is written afterwards is not exported")
 	}
 }
 

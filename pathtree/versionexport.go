@@ -1,6 +1,8 @@
 package pathtree
 
 import (
+	"math"
+
 	"zombiezen.com/go/sqlite"
 
 	"github.com/alkdev/alkfs/schema"
@@ -16,8 +18,16 @@ import (
 // What an import brings is not exported again: other nodes' versions are passed
 // on as they came.
 func (t *Tree) ExportBucket(tx *schema.Tx, bucket int64) (Batch, error) {
-	b, err := t.exportBucket(tx, bucket)
+	b, _, err := t.exportBucket(tx, bucket, math.MaxInt32)
 	return b, fail("export", "", err)
+}
+
+// ExportSome is ExportBucket of the oldest that there is: some limit versions of each
+// kind, and all records. more says that there are others. Between its calls nothing may
+// be imported without an ExportBucket.
+func (t *Tree) ExportSome(tx *schema.Tx, bucket int64, limit int) (b Batch, more bool, err error) {
+	b, more, err = t.exportBucket(tx, bucket, limit)
+	return b, more, fail("export", "", err)
 }
 
 // Exported reports whether ExportBucket would find nothing, since nothing happened
@@ -29,21 +39,21 @@ func (t *Tree) Exported(tx *schema.Tx, bucket int64) (bool, error) {
 	return err == nil && s.ColumnInt64(0) != 0, fail("export", "", err)
 }
 
-func (t *Tree) exportBucket(tx *schema.Tx, bucket int64) (b Batch, err error) {
+func (t *Tree) exportBucket(tx *schema.Tx, bucket int64, limit int) (b Batch, more bool, err error) {
 	x, err := t.newExchange(tx, bucket)
 	if err != nil {
-		return b, err
+		return b, false, err
 	}
 	dirty, records, err := x.dirty()
 	if err != nil {
-		return b, err
+		return b, false, err
 	}
 	b.UpTo = tx.NextStamp()
 	var made []int64
 	if records {
 		news, err := x.newRecords()
 		if err != nil {
-			return b, err
+			return b, false, err
 		}
 		if len(news) > 0 { // one that was removed or renamed leaves its name to another
 			m, err := newImporter(x)
@@ -51,46 +61,62 @@ func (t *Tree) exportBucket(tx *schema.Tx, bucket int64) (b Batch, err error) {
 				err = m.applyNames()
 			}
 			if err != nil {
-				return b, err
+				return b, false, err
 			}
 		}
 		for _, r := range news {
 			if r.Kind == BranchRecord {
 				c, err := x.branch(r.UUID)
 				if err != nil {
-					return b, err
+					return b, false, err
 				}
 				made = append(made, c.ID)
 			}
 		}
 		if b.Records, err = x.advanceRecords(tx.NextStamp()); err != nil {
-			return b, err
+			return b, false, err
 		}
 	}
 	var written []arrival
 	for _, branch := range dirty {
-		after, err := x.advance(branch, b.UpTo)
-		if err != nil {
-			return b, err
+		if more = len(written) >= limit; more {
+			break
 		}
-		vs, at, err := x.rows(branch, after, schema.LocalNode)
+		upTo, err := x.upTo(branch, b.UpTo, limit)
 		if err != nil {
-			return b, err
+			return b, false, err
+		}
+		more = upTo < b.UpTo
+		after, err := x.advance(branch, upTo)
+		if err != nil {
+			return b, false, err
+		}
+		vs, at, err := x.rows(branch, after, upTo, schema.LocalNode)
+		if err != nil {
+			return b, false, err
 		}
 		for k := range vs {
 			written = append(written, arrival{&vs[k], at[k]})
 		}
+		if more {
+			break
+		}
+	}
+	if more {
+		if err := x.lookAgain(); err != nil {
+			return b, false, err
+		}
 	}
 	if err := x.settleExport(written, made); err != nil {
-		return b, err
+		return b, false, err
 	}
 	for _, p := range written {
 		if err := x.finish(p.Version, p.at); err != nil {
-			return b, err
+			return b, false, err
 		}
 		b.Versions = append(b.Versions, *p.Version)
 	}
-	return b, nil
+	return b, more, nil
 }
 
 // settleExport has what is derived follow what this node wrote, where anything
@@ -210,6 +236,33 @@ func (x *exchange) dirty() (branches []int64, records bool, err error) {
 	return branches, records, run(s)
 }
 
+// lookAgain has the next export look at every branch.
+func (x *exchange) lookAgain() error {
+	s := x.tx.Stmt("UPDATE bucket SET looked = -2 WHERE id = ?")
+	s.BindInt64(1, x.bucket.ID)
+	return run(s)
+}
+
+// upTo returns the stamp up to which a branch has about limit versions of a kind that
+// this node wrote and did not export, at most until.
+func (x *exchange) upTo(branch int64, until schema.Stamp, limit int) (schema.Stamp, error) {
+	for _, table := range []string{"dentry", "inode", "xattr", "aside"} {
+		s := x.tx.Stmt("SELECT stamp FROM " + table + ` WHERE branch = ?1 AND stamp > (SELECT exported FROM branch WHERE id = ?1)
+			AND node = ?2 ORDER BY stamp LIMIT 1 OFFSET ?3`)
+		s.BindInt64(1, branch)
+		s.BindInt64(2, schema.LocalNode)
+		s.BindInt64(3, int64(limit))
+		ok, err := s.Step()
+		if err != nil {
+			return 0, err
+		}
+		if ok {
+			until = min(until, schema.Stamp(s.ColumnInt64(0)))
+		}
+	}
+	return until, nil
+}
+
 // advanceRecords returns this node's records since the last export.
 func (x *exchange) advanceRecords(upTo schema.Stamp) (news []BucketRecord, err error) {
 	all, err := x.records()
@@ -265,7 +318,7 @@ func (x *exchange) seal(branch int64, upTo schema.Stamp) error {
 // versions yields those of a branch after a stamp that a node wrote, 0 for all
 // nodes, by kind and stamp.
 func (x *exchange) versions(branch int64, after schema.Stamp, node int64, yield func(*Version) error) error {
-	vs, at, err := x.rows(branch, after, node)
+	vs, at, err := x.rows(branch, after, math.MaxInt64, node)
 	if err != nil {
 		return err
 	}
@@ -280,15 +333,15 @@ func (x *exchange) versions(branch int64, after schema.Stamp, node int64, yield 
 	return nil
 }
 
-// rows returns what versions yields, without the lineage.
-func (x *exchange) rows(branch int64, after schema.Stamp, node int64) (all []Version, places []version, err error) {
+// rows returns what versions yields, up to a stamp and without the lineage.
+func (x *exchange) rows(branch int64, after, upTo schema.Stamp, node int64) (all []Version, places []version, err error) {
 	if _, err := x.uuid(branch); err != nil {
 		return nil, nil, err
 	}
-	for _, list := range []func(int64, schema.Stamp, int64) ([]Version, []version, error){
+	for _, list := range []func(int64, schema.Stamp, schema.Stamp, int64) ([]Version, []version, error){
 		x.dentryVersions, x.inodeVersions, x.xattrVersions, x.asideVersions,
 	} {
-		vs, at, err := list(branch, after, node)
+		vs, at, err := list(branch, after, upTo, node)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -331,13 +384,14 @@ func (x *exchange) home(i Ino) (Ino, error) {
 	return 0, err
 }
 
-const ofBranch = " WHERE branch = ?1 AND stamp > ?2 AND (node = ?3 OR ?3 = 0) AND node < 2000000000 ORDER BY stamp"
+const ofBranch = " WHERE branch = ?1 AND stamp > ?2 AND stamp <= ?4 AND (node = ?3 OR ?3 = 0) AND node < 2000000000 ORDER BY stamp"
 
-func (x *exchange) list(query string, branch int64, after schema.Stamp, node int64, row func(s *sqlite.Stmt) error) error {
+func (x *exchange) list(query string, branch int64, after, upTo schema.Stamp, node int64, row func(s *sqlite.Stmt) error) error {
 	s := x.tx.Stmt(query + ofBranch)
 	s.BindInt64(1, branch)
 	s.BindInt64(2, int64(after))
 	s.BindInt64(3, node)
+	s.BindInt64(4, int64(upTo))
 	for {
 		ok, err := s.Step()
 		if err != nil || !ok {
@@ -349,8 +403,8 @@ func (x *exchange) list(query string, branch int64, after schema.Stamp, node int
 	}
 }
 
-func (x *exchange) dentryVersions(branch int64, after schema.Stamp, node int64) (vs []Version, at []version, err error) {
-	err = x.list("SELECT branch, stamp, node, parent, name, ino, kind FROM dentry", branch, after, node, func(s *sqlite.Stmt) error {
+func (x *exchange) dentryVersions(branch int64, after, upTo schema.Stamp, node int64) (vs []Version, at []version, err error) {
+	err = x.list("SELECT branch, stamp, node, parent, name, ino, kind FROM dentry", branch, after, upTo, node, func(s *sqlite.Stmt) error {
 		vs = append(vs, Version{
 			Kind: DentryVersion, Parent: Ino(s.ColumnInt64(3)), Name: s.ColumnText(4),
 			Ino: Ino(s.ColumnInt64(5)), FileType: uint32(s.ColumnInt64(6)) << 12,
@@ -361,8 +415,8 @@ func (x *exchange) dentryVersions(branch int64, after schema.Stamp, node int64) 
 	return vs, at, err
 }
 
-func (x *exchange) inodeVersions(branch int64, after schema.Stamp, node int64) (vs []Version, at []version, err error) {
-	err = x.list("SELECT "+inodeColumns+" FROM inode", branch, after, node, func(s *sqlite.Stmt) error {
+func (x *exchange) inodeVersions(branch int64, after, upTo schema.Stamp, node int64) (vs []Version, at []version, err error) {
+	err = x.list("SELECT "+inodeColumns+" FROM inode", branch, after, upTo, node, func(s *sqlite.Stmt) error {
 		var r inodeRow
 		scanInode(s, &r)
 		vs = append(vs, Version{Kind: InodeVersion, Ino: r.Ino, Home: r.Home, Inode: toInode(&r)})
@@ -372,8 +426,8 @@ func (x *exchange) inodeVersions(branch int64, after schema.Stamp, node int64) (
 	return vs, at, err
 }
 
-func (x *exchange) xattrVersions(branch int64, after schema.Stamp, node int64) (vs []Version, at []version, err error) {
-	err = x.list("SELECT branch, stamp, node, ino, name, value FROM xattr", branch, after, node, func(s *sqlite.Stmt) error {
+func (x *exchange) xattrVersions(branch int64, after, upTo schema.Stamp, node int64) (vs []Version, at []version, err error) {
+	err = x.list("SELECT branch, stamp, node, ino, name, value FROM xattr", branch, after, upTo, node, func(s *sqlite.Stmt) error {
 		v := Version{Kind: XattrVersion, Ino: Ino(s.ColumnInt64(3)), Name: s.ColumnText(4)}
 		if s.ColumnType(5) != sqlite.TypeNull {
 			v.Value = schema.Bytes(s, 5)
@@ -385,8 +439,8 @@ func (x *exchange) xattrVersions(branch int64, after schema.Stamp, node int64) (
 	return vs, at, err
 }
 
-func (x *exchange) asideVersions(branch int64, after schema.Stamp, node int64) (vs []Version, at []version, err error) {
-	err = x.list("SELECT branch, stamp, node, body FROM aside", branch, after, node, func(s *sqlite.Stmt) error {
+func (x *exchange) asideVersions(branch int64, after, upTo schema.Stamp, node int64) (vs []Version, at []version, err error) {
+	err = x.list("SELECT branch, stamp, node, body FROM aside", branch, after, upTo, node, func(s *sqlite.Stmt) error {
 		p := schema.Bytes(s, 3)
 		v, err := decodeVersion(p)
 		vs, at = append(vs, v), append(at, columnVersion(s))

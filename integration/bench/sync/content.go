@@ -234,15 +234,18 @@ func readThrough(path string) (time.Duration, error) {
 	return time.Since(began), err
 }
 
-// cpuSeconds returns the processor time of a process so far.
+// cpuSeconds returns the processor time of a process so far, and of its children
+// that have ended.
 func cpuSeconds(pid int) float64 {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0
 	}
 	_, rest, _ := strings.Cut(string(b), ") ")
-	f := strings.Fields(rest)
-	user, _ := strconv.Atoi(f[11])
-	system, _ := strconv.Atoi(f[12])
-	return float64(user+system) / 100
+	ticks := 0
+	for _, f := range strings.Fields(rest)[11:15] {
+		n, _ := strconv.Atoi(f)
+		ticks += n
+	}
+	return float64(ticks) / 100
 }

@@ -1,6 +1,8 @@
 // Command sync measures what two nodes on one machine need to share a bucket:
-// the first sync of many small files, its memory, and one change afterwards, from
-// its making on one node until a program on the other hears of it. With -content
+// the first sync of many small files, one change afterwards, from its making on one
+// node until a program on the other hears of it, a restart, and what they exchange
+// when they meet after ten changes apart, each with its processor time and memory.
+// With -content
 // it measures instead the content of a large file against plain bytes over
 // quic-go, over a link that may be slow and lossy.
 package main
@@ -22,7 +24,8 @@ import (
 
 func main() {
 	alkfs := flag.String("alkfs", "", "alkfs binary (default: built)")
-	files := flag.Int("files", 100_000, "files, 100 to a directory")
+	files := flag.Int("files", 100_000, "files")
+	per := flag.Int("per", 100, "files to a directory")
 	changes := flag.Int("changes", 40, "changes afterwards")
 	size := flag.Int64("content", 0, "MiB of content to move instead")
 	conns := flag.String("conns", "1,2,4", "numbers of connections to move it over")
@@ -36,14 +39,14 @@ func main() {
 		o.conns = append(o.conns, i)
 	}
 	o.size = *size << 20
-	if err := command(*alkfs, *files, *changes, o); err != nil {
+	if err := command(*alkfs, tree{*files, *per}, *changes, o); err != nil {
 		fmt.Fprintln(os.Stderr, "sync:", err)
 		os.Exit(1)
 	}
 }
 
 // command measures, or is a process of a measurement.
-func command(bin string, files, changes int, o contentOptions) error {
+func command(bin string, t tree, changes int, o contentOptions) error {
 	switch flag.Arg(0) {
 	case "raw-serve":
 		return rawServe()
@@ -66,69 +69,13 @@ func command(bin string, files, changes int, o contentOptions) error {
 	if o.size > 0 {
 		return compareContent(bin, dir, o)
 	}
-	return run(bin, dir, files, changes)
+	return scale(bin, dir, t, changes)
 }
 
 // node is a store and the process that serves it.
 type node struct {
 	bin, dir string
 	cmd      *exec.Cmd
-}
-
-func run(bin, dir string, files, changes int) error {
-	host := filepath.Join(dir, "host")
-	if err := makeFiles(host, files); err != nil {
-		return err
-	}
-	a, b := &node{bin: bin, dir: filepath.Join(dir, "a")}, &node{bin: bin, dir: filepath.Join(dir, "b")}
-	defer a.stop()
-	defer b.stop()
-	for _, args := range [][]string{{"bucket", "create", "work"}, {"put", "-r", host, "work:"}} {
-		if _, err := a.alkfs(args...); err != nil {
-			return err
-		}
-	}
-	if err := a.serve("--sync", "127.0.0.1:0"); err != nil {
-		return err
-	}
-	ticket, err := a.alkfs("share", "work")
-	if err != nil {
-		return err
-	}
-	began := time.Now()
-	if _, err := b.alkfs("join", strings.TrimSpace(ticket)); err != nil {
-		return err
-	}
-	if err := b.serve("--sync", "127.0.0.1:0"); err != nil {
-		return err
-	}
-	if _, err = a.alkfs("sync", "wait", "work", "--timeout", "10m"); err != nil {
-		return err
-	}
-	fmt.Printf("first sync of %d files: %.1f s; %d MiB on the one that had them, %d MiB on the other\n",
-		files, time.Since(began).Seconds(), a.peak(), b.peak())
-	took, err := oneByOne(a, b, changes)
-	if err != nil {
-		return err
-	}
-	fmt.Printf("one change of %d, from its making to a watch on the other: median %v, slowest %v\n",
-		changes, took[len(took)/2].Round(time.Microsecond), took[len(took)-1].Round(time.Microsecond))
-	return nil
-}
-
-func makeFiles(dir string, n int) error {
-	for i := range n {
-		d := filepath.Join(dir, fmt.Sprint(i/100))
-		if i%100 == 0 {
-			if err := os.MkdirAll(d, 0o755); err != nil {
-				return err
-			}
-		}
-		if err := os.WriteFile(filepath.Join(d, fmt.Sprint("file", i)), fmt.Appendln(nil, i), 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // oneByOne makes directories on a, and returns how long after the moment that the
@@ -191,11 +138,11 @@ func (n *node) serve(args ...string) error {
 	if err := n.cmd.Start(); err != nil {
 		return err
 	}
-	for range 600 {
+	for range 12_000 {
 		if _, err := os.Stat(filepath.Join(n.dir, "sync.json")); err == nil {
 			return nil
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond)
 	}
 	return fmt.Errorf("serve does not start")
 }
@@ -204,16 +151,20 @@ func (n *node) stop() {
 	if n.cmd != nil {
 		n.cmd.Process.Signal(os.Interrupt)
 		n.cmd.Wait()
+		n.cmd = nil
 	}
 }
 
 // peak returns the most memory that the node's process had, in MiB.
-func (n *node) peak() int {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.cmd.Process.Pid))
+func (n *node) peak() int { return memory(n.cmd.Process.Pid, "VmHWM:") }
+
+// memory returns a line of a process's status, in MiB.
+func memory(pid int, line string) int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0
 	}
-	_, rest, _ := strings.Cut(string(b), "VmHWM:")
+	_, rest, _ := strings.Cut(string(b), line)
 	var kib int
 	fmt.Sscan(rest, &kib)
 	return kib >> 10
