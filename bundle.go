@@ -262,6 +262,7 @@ func withoutDirs(text []byte) ([]byte, error) {
 	}
 	for k := range p.Mounts {
 		p.Mounts[k].Dir = fmt.Sprintf("mount %d", k+1)
+		p.Mounts[k].Bucket, p.Mounts[k].Branch = "", ""
 	}
 	return indented(p)
 }

@@ -38,6 +38,8 @@ type MountOptions struct {
 type Mount struct {
 	server *fusefs.Server
 	dir    string
+
+	bucket, branch string // that it shows alone; "" for all
 }
 
 // MountStats counts what a mount has done.
@@ -83,7 +85,7 @@ func (s *Store) Mount(ctx context.Context, spec Spec, dir string, o MountOptions
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
-	m := &Mount{server: server, dir: dir}
+	m := &Mount{server: server, dir: dir, bucket: fo.Bucket, branch: fo.Branch}
 	s.obs.addMount(m)
 	return m, nil
 }

@@ -125,7 +125,9 @@ type Process struct {
 
 // MountProcess is a mount of a process.
 type MountProcess struct {
-	Dir string
+	Dir    string
+	Bucket string // "": it shows all
+	Branch string // "": it shows all of the bucket
 	MountStats
 }
 
@@ -151,7 +153,7 @@ func (s *Store) Process() Process {
 		p.Ops.Add("fuse", m.server.Ops())
 		p.Slow += st.SlowRequests
 		if !m.server.Gone() {
-			p.Mounts = append(p.Mounts, MountProcess{m.dir, st})
+			p.Mounts = append(p.Mounts, MountProcess{m.dir, m.bucket, m.branch, st})
 		}
 	}
 	for _, srv := range servers {

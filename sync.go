@@ -144,6 +144,7 @@ func (y *Syncer) makeEngine(n *syncNode) {
 		Joined: func(p *crdtsync.Node) { y.contents.fetcher.AddPeer(p) },
 		Left:   y.contents.fetcher.RemovePeer,
 		Blobs:  y.contents.serve,
+		Held:   y.s.heldByMounts,
 	})
 	y.node.Store(n)
 }
@@ -358,10 +359,14 @@ func (s *Store) Share(bucket string, o ShareOptions) (ticket string, err error) 
 type Joined = crdtsync.Joined
 
 // Join joins the bucket of a ticket under the name given, or under its own when
-// that is "". self is what others are to call this node.
-func (s *Store) Join(ctx context.Context, ticket, name, self string) (j Joined, err error) {
+// that is "". self is what others are to call this node. With branches, globs over
+// names, it keeps those alone, see KeepBranches.
+func (s *Store) Join(ctx context.Context, ticket, name, self string, branches ...string) (j Joined, err error) {
 	if err := s.everything(); err != nil {
 		return j, err
+	}
+	if err := crdtsync.CheckPatterns(branches); err != nil {
+		return j, err // before the ticket is used
 	}
 	t, err := identity.ParseTicket(ticket)
 	if err != nil {
@@ -381,7 +386,7 @@ func (s *Store) Join(ctx context.Context, ticket, name, self string) (j Joined, 
 	if err != nil {
 		return j, err
 	}
-	return r.Join(ctx, q, t, name, self, st.Addrs)
+	return r.Join(ctx, q, t, name, self, st.Addrs, branches...)
 }
 
 // SetRole gives a member of a bucket another role, NoRole to revoke it, or
@@ -536,7 +541,7 @@ func settled(all []BucketStatus, uuid [16]byte) bool {
 			return false
 		}
 		for _, m := range b.Members {
-			if m.Connected && m.Behind > 0 {
+			if m.Connected && (m.Behind > 0 || m.Lacks > 0 && b.Stubs+b.Lacks == 0) { // what it lacks is here
 				return false
 			}
 			connected = connected || m.Connected

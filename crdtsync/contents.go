@@ -3,6 +3,7 @@ package crdtsync
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/alkdev/alkfs/blobstore"
@@ -48,11 +49,23 @@ func (r *Replica) Named(_ context.Context, k identity.Key, uuid [16]byte, hashes
 			err = blobs.ErrNotAllowed
 		}
 		if err == nil {
+			err = r.nothingComing(tx, sh)
+		}
+		if err == nil {
 			named, err = r.tree.Named(tx, sh.bucket.ID, hashes)
 		}
 		return err
 	})
 	return named, err
+}
+
+// nothingComing refuses to speak for versions that are to be here and are not.
+func (r *Replica) nothingComing(tx *schema.Tx, sh shared) error {
+	n, err := r.wantedStubs(tx, sh, 0)
+	if err == nil && n > 0 {
+		err = fmt.Errorf("%d changes of branches that are kept here are still to come", n)
+	}
+	return err
 }
 
 // Others returns the other members of a bucket; none where this node belongs to it
@@ -78,7 +91,7 @@ func (r *Replica) Others(uuid [16]byte) (keys []identity.Key, err error) {
 func (e *Engine) HasAll(uuid [16]byte, k identity.Key) (bool, error) {
 	m := MemberStatus{Key: k}
 	err := e.connection(uuid, &m)
-	return m.Connected && m.Behind == 0, err
+	return m.Connected && m.Behind == 0 && m.Lacks == 0, err
 }
 
 // Shares reports whether any bucket is shared here.

@@ -29,6 +29,30 @@
 // (document, heads), which DESIGN foresaw for peers without a cursor, costs more
 // rounds and finds nothing that this does not.
 //
+// # Who keeps what
+//
+// A node may keep some branches of a bucket (partial.go). It tells the others which,
+// by uuid, since names can differ, and by pattern, which spares a round where a
+// branch is new; the document of the bucket itself goes to all. Of a change of another branch
+// it gets a stub (identity.Stub), which proves that its stream has no gap; a change
+// that was signed whole, by an alkfs before this, can only be sent so. A branch that
+// is wanted is fetched by naming the changes of which stubs are here: each must have
+// the hash of its stub, and takes its place and number, so that the order by number
+// remains one in which each follows its dependencies.
+//
+// A stub is taken in also where the change is wanted, and then fetched, rather than
+// that the stream stops there: streams mix branches, and a node that meets only
+// partial ones would be stuck at the first stub with all that follows, of branches
+// too that those have whole. For the same reason a change that follows one of which
+// only the stub is here becomes a stub itself. What a node so lacks it tells with its
+// marks, and while it lacks anything it does not speak for versions (Named, HasAll). What does not
+// count, of members that were shut out, is not lacking: it need not be anywhere.
+//
+// A branch that is not wanted any more leaves once a connected node names it in its
+// filter, lacks nothing, has every change of it by its marks, on the disk, and says in the same
+// message that it has seen this node's filter without it: of two that let go at once
+// neither can take the other for the one who keeps it.
+//
 // # What is durable when
 //
 // Changes are committed before they are sent, and what was received is

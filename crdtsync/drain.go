@@ -43,6 +43,11 @@ func (r *Replica) putAll(tx *schema.Tx, sh shared, b pathtree.Batch) error {
 	if b.Empty() {
 		return nil
 	}
+	if len(b.Records) > 0 {
+		if err := r.refilter(tx, sh); err != nil {
+			return err
+		}
+	}
 	m, err := r.membership(tx, sh)
 	if err != nil {
 		return err

@@ -43,6 +43,9 @@ type Options struct {
 	Joined func(*Node)
 	Left   func(identity.Key)
 	Blobs  func(ctx context.Context, k identity.Key, s io.ReadWriteCloser)
+	// Held says what, besides what the store knows, holds a branch that is to leave.
+	// May be nil.
+	Held func(bucket, branch string) []string
 }
 
 // Engine keeps the shared buckets of a store the same as those of other nodes,
@@ -56,6 +59,7 @@ type Engine struct {
 	progress   signal        // a peer acknowledged, connected or left
 	compare    signal        // compare with everybody now
 	round      atomic.Uint64 // of Reach
+	fetched    signal        // somebody asked has answered
 	moved      signal        // where a node listens was heard
 
 	mu       sync.Mutex // guards what follows
@@ -64,6 +68,7 @@ type Engine struct {
 	tried    map[identity.Key]uint64   // newest round in which a node was dialled, and is not connected
 	nearby   map[identity.Key][]string // where a node was seen on the local network, the newest first
 	drained  uint32                    // generation of the database
+	fetching map[[16]byte]bool         // buckets of which a node is asked for changes
 }
 
 // live is a session with its link.
@@ -99,7 +104,7 @@ func NewEngine(r *Replica, net Network, o Options) *Engine {
 	e := &Engine{
 		Replica: r, o: o, traffic: traffic{of: map[identity.Key]*meters{}},
 		sessions: map[identity.Key]*live{}, problems: map[identity.Key]problem{}, tried: map[identity.Key]uint64{},
-		nearby: map[identity.Key][]string{},
+		nearby: map[identity.Key][]string{}, fetching: map[[16]byte]bool{},
 	}
 	e.net = e.traffic.meter(net)
 	return e
@@ -116,6 +121,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer wg.Wait()
 	wg.Go(func() { cancel(e.drainLoop(ctx)) })
 	wg.Go(func() { e.dialLoop(ctx, &wg) })
+	wg.Go(func() { e.release(ctx) })
 	wg.Go(func() {
 		for {
 			l, err := e.net.Accept(ctx)
@@ -135,6 +141,7 @@ func (e *Engine) Run(ctx context.Context) error {
 // drainLoop makes changes of what any process on this store commits.
 func (e *Engine) drainLoop(ctx context.Context) error {
 	members := map[[16]byte]int{}
+	filters := map[[16]byte]string{}
 	for {
 		gen, whole := e.db.Generation(), true
 		if yes, err := e.replaced(); err != nil || yes {
@@ -157,6 +164,11 @@ func (e *Engine) drainLoop(ctx context.Context) error {
 			if err != nil {
 				e.log.Error("changes could not be made ready for other nodes", "err", err)
 				whole = false
+			}
+			if state, err := e.filterState(b); err == nil && state != filters[b] {
+				filters[b] = state
+				e.compare.wake()
+				e.news.wake() // some may have to be fetched
 			}
 		}
 		if whole {

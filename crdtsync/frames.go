@@ -23,6 +23,9 @@ type message struct {
 	Marks   *marks   `cbor:"3,keyasint,omitempty"`
 	Changes *changes `cbor:"4,keyasint,omitempty"`
 	Ack     *ack     `cbor:"5,keyasint,omitempty"`
+	Filter  *filter  `cbor:"6,keyasint,omitempty"`
+	Need    *need    `cbor:"7,keyasint,omitempty"`
+	Found   *found   `cbor:"8,keyasint,omitempty"`
 }
 
 // hello is the first message of each side, and may come again when something
@@ -53,6 +56,9 @@ type marks struct {
 	Marks  []Mark   `cbor:"2,keyasint"`
 	Ask    uint64   `cbor:"3,keyasint,omitempty"` // not 0: answer with marks when everything was sent
 	Answer uint64   `cbor:"4,keyasint,omitempty"` // the Ask that this answers
+	Lacks  int64    `cbor:"5,keyasint,omitempty"` // of these, changes that are there as stubs, and are to be there whole
+	Filter uint64   `cbor:"6,keyasint,omitempty"` // that of the sender, which it has sent before
+	Seen   uint64   `cbor:"7,keyasint,omitempty"` // the newest filter that it has of the receiver
 }
 
 type changes struct {
@@ -134,6 +140,11 @@ func decodeMessage(b []byte) (*message, error) {
 	}
 	if m.Marks != nil && len(m.Marks.Marks) > maxMarks {
 		return nil, fmt.Errorf("%w: %d marks", ErrRefused, len(m.Marks.Marks))
+	}
+	if m.Filter != nil {
+		if err := m.Filter.check(); err != nil {
+			return nil, err
+		}
 	}
 	return &m, nil
 }

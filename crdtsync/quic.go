@@ -150,7 +150,7 @@ type Joined struct {
 // Join redeems a ticket at the node that gave it out, and makes the bucket here,
 // under name or, when that is "", its name there. self is where this node
 // listens.
-func (r *Replica) Join(ctx context.Context, q *QUIC, t identity.Ticket, name, self string, addrs []string) (j Joined, err error) {
+func (r *Replica) Join(ctx context.Context, q *QUIC, t identity.Ticket, name, self string, addrs []string, patterns ...string) (j Joined, err error) {
 	if t.Expired(r.now()) {
 		return j, errors.New("the ticket has expired: ask for a new one")
 	}
@@ -178,7 +178,7 @@ func (r *Replica) Join(ctx context.Context, q *QUIC, t identity.Ticket, name, se
 	if name == "" {
 		name = a.Name
 	}
-	b, err := r.Adopt(t.Bucket, name, t.Owner, a.Grants)
+	b, err := r.Adopt(t.Bucket, name, t.Owner, a.Grants, patterns...)
 	if err != nil {
 		return j, err
 	}

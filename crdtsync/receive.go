@@ -1,6 +1,7 @@
 package crdtsync
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -78,7 +79,8 @@ func (r *Replica) Receive(uuid [16]byte, from identity.Key, envelopes [][]byte) 
 		}
 		in = append(in, a)
 	}
-	if err := r.takeIn(uuid, from, in, &res); err != nil {
+	err = r.takeIn(in, &res, func(tx *schema.Tx, in []*arrival) (Received, error) { return r.importAll(tx, uuid, from, in) })
+	if err != nil {
 		return res, err
 	}
 	if res.New > 0 {
@@ -92,13 +94,13 @@ func (r *Replica) Receive(uuid [16]byte, from identity.Key, envelopes [][]byte) 
 
 // takeIn imports arrivals in one transaction and, should one of them spoil it,
 // each in its own.
-func (r *Replica) takeIn(uuid [16]byte, from identity.Key, in []*arrival, res *Received) error {
+func (r *Replica) takeIn(in []*arrival, res *Received, do func(tx *schema.Tx, in []*arrival) (Received, error)) error {
 	if len(in) == 0 {
 		return nil
 	}
 	var got Received
 	err := r.db.Write(func(tx *schema.Tx) (err error) {
-		got, err = r.importAll(tx, uuid, from, in)
+		got, err = do(tx, in)
 		return err
 	})
 	if err == nil {
@@ -117,10 +119,10 @@ func (r *Replica) takeIn(uuid [16]byte, from identity.Key, in []*arrival, res *R
 		return err
 	}
 	half := len(in) / 2
-	if err := r.takeIn(uuid, from, in[:half], res); err != nil {
+	if err := r.takeIn(in[:half], res, do); err != nil {
 		return err
 	}
-	return r.takeIn(uuid, from, in[half:], res)
+	return r.takeIn(in[half:], res, do)
 }
 
 func (a *Received) add(b Received) {
@@ -142,6 +144,9 @@ func open(b []byte, bucket [16]byte) (*arrival, error) {
 		return nil, fmt.Errorf("%w: a change of another bucket", ErrRefused)
 	}
 	a := &arrival{Envelope: e, encoded: b}
+	if e.Form == identity.Stub {
+		return a, nil
+	}
 	if a.change, a.hash, err = gate.Decode(e.Raw); err != nil {
 		return nil, fmt.Errorf("%w: a change of %s: %w", ErrRefused, e.Author.Short(), err)
 	}
@@ -187,9 +192,18 @@ func (r *Replica) importAll(tx *schema.Tx, uuid [16]byte, from identity.Key, in 
 	if err != nil {
 		return res, err
 	}
+	_, partial, err := readFilter(tx, sh.bucket.ID)
+	if err != nil {
+		return res, err
+	}
 	var b pathtree.Batch
 	for _, a := range in {
-		known, err := storeArrival(tx, sh.bucket.ID, source, a)
+		if partial && len(b.Records) > 0 && !a.OfBucket() { // which may be about its branch
+			if err := r.importBatch(tx, sh, &b, &res); err != nil {
+				return res, err
+			}
+		}
+		known, here, err := r.storeArrival(tx, sh, source, a)
 		if err != nil {
 			return res, err
 		}
@@ -202,55 +216,109 @@ func (r *Replica) importAll(tx *schema.Tx, uuid [16]byte, from identity.Key, in 
 			if err := r.tree.CheckTime(&a.batch); err != nil { // it may count later
 				return res, err
 			}
+		}
+		if !here || !a.counts(m) {
 			continue
 		}
 		b.Versions = append(b.Versions, a.batch.Versions...)
 		b.Records = append(b.Records, a.batch.Records...)
 	}
-	if b.Empty() {
-		return res, nil
-	}
-	got, err := r.tree.ImportBucket(tx, sh.bucket.ID, b)
-	res.Versions, res.Contents, res.Conflicts = got.New, got.Contents, len(got.Conflicts)
+	err = r.importBatch(tx, sh, &b, &res)
 	return res, err
 }
 
-// storeArrival adds a change to its document, unless it is there already.
-func storeArrival(tx *schema.Tx, bucket, source int64, a *arrival) (known bool, err error) {
+// importBatch imports b, which is empty afterwards.
+func (r *Replica) importBatch(tx *schema.Tx, sh shared, b *pathtree.Batch, res *Received) error {
+	if b.Empty() {
+		return nil
+	}
+	got, err := r.tree.ImportBucket(tx, sh.bucket.ID, *b)
+	if err != nil {
+		return err
+	}
+	res.Versions += got.New
+	res.Contents = append(res.Contents, got.Contents...)
+	res.Conflicts += len(got.Conflicts)
+	news := len(b.Records) > 0
+	*b = pathtree.Batch{}
+	if news {
+		return r.refilter(tx, sh)
+	}
+	return nil
+}
+
+// storeArrival adds a change to its document, unless it is there already. Of a
+// branch that is not kept its stub is stored, and of one of which changes are missing
+// that of a change that follows those; here is false for these: there is nothing to
+// import.
+func (r *Replica) storeArrival(tx *schema.Tx, sh shared, source int64, a *arrival) (known, here bool, err error) {
+	bucket := sh.bucket.ID
 	author, err := nodeID(tx, a.Author)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	at, last, err := streamEnd(tx, bucket, author, a.Stream)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	if a.Seq <= at {
-		return true, nil
+		return true, false, nil
 	}
 	if a.Seq != at+1 {
-		return false, fmt.Errorf("%w: number %d of a stream that is here up to %d", errLater, a.Seq, at)
+		return false, false, fmt.Errorf("%w: number %d of a stream that is here up to %d", errLater, a.Seq, at)
 	}
 	if a.Prev != last {
-		return false, fmt.Errorf("%w: %s has told this node and another different things", ErrRefused, a.Author.Short())
+		return false, false, fmt.Errorf("%w: %s has told this node and another different things", ErrRefused, a.Author.Short())
 	}
-	d, err := makeDoc(tx, bucket, a.Document, false)
+	here = true
+	var b branchRow
+	if !a.OfBucket() {
+		if b, here, err = findBranch(tx, bucket, a.Branch); err != nil {
+			return false, false, err
+		}
+		if here = !here || b.keep.Wanted(); a.Form == identity.Stub || !here && a.Form == identity.Whole {
+			return false, false, r.storeStub(tx, sh, source, author, &a.Envelope)
+		}
+	}
+	err = a.place(tx, bucket, &change{author: author, source: source})
+	if errors.Is(err, errLater) && a.Form == identity.Whole && b.id != 0 {
+		if more, err2 := hasStubs(tx, b.id); err2 != nil || more {
+			return false, false, cmp.Or(err2, r.storeStub(tx, sh, source, author, &a.Envelope))
+		}
+	}
 	if err != nil {
-		return false, err
+		return false, false, err
+	}
+	return false, here, moveStream(tx, &change{bucket: bucket, author: author, stream: a.Stream, seq: a.Seq, last: a.Envelope.Hash()})
+}
+
+// place puts a change in its document; errLater where something that it follows is
+// missing. Author, source and number of c are to be set.
+func (a *arrival) place(tx *schema.Tx, bucket int64, c *change) error {
+	d, ok, err := findDoc(tx, bucket, a.Document, false)
+	if err != nil {
+		return err
+	}
+	if !ok && len(a.change.Deps) > 0 {
+		return fmt.Errorf("%w: a dependency is missing", errLater)
+	}
+	if !ok {
+		if d, err = makeDoc(tx, bucket, a.Document, false); err != nil {
+			return err
+		}
 	}
 	startOp, docseq, ok, err := place(tx, d.id, a.Stream, a.change.Deps)
 	if err != nil {
-		return false, err
+		return err
 	}
 	if !ok {
-		return false, fmt.Errorf("%w: a dependency is missing", errLater)
+		return fmt.Errorf("%w: a dependency is missing", errLater)
 	}
 	if a.change.StartOp != startOp || a.change.Seq != docseq {
-		return false, fmt.Errorf("%w: a change of %s at operation %d, number %d, where %d and %d follow",
+		return fmt.Errorf("%w: a change of %s at operation %d, number %d, where %d and %d follow",
 			ErrRefused, a.Author.Short(), a.change.StartOp, a.change.Seq, startOp, docseq)
 	}
-	return false, insertChange(tx, &change{
-		bucket: bucket, author: author, stream: a.Stream, seq: a.Seq, hash: a.hash, docseq: docseq,
-		maxop: a.change.MaxOp(), source: source, envelope: a.encoded, last: a.Envelope.Hash(),
-	}, d, a.change.Deps)
+	c.bucket, c.stream, c.seq, c.hash = bucket, a.Stream, a.Seq, a.hash
+	c.docseq, c.maxop, c.envelope = docseq, a.change.MaxOp(), a.encoded
+	return placeChange(tx, c, d, a.change.Deps)
 }

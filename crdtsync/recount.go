@@ -20,6 +20,13 @@ var errRecount = errors.New("changes could not be taken in, or back")
 // came first, a change or the grant that decides about it. Records of the bucket
 // (branches, snapshots, merges, policies) stay as they are.
 func (r *Replica) recount(tx *schema.Tx, sh shared, before *identity.Membership) error {
+	if err := r.judgeAgain(tx, sh, before); err != nil {
+		return err
+	}
+	return r.showAll(tx, sh)
+}
+
+func (r *Replica) judgeAgain(tx *schema.Tx, sh shared, before *identity.Membership) error {
 	now, err := r.membership(tx, sh)
 	if err != nil {
 		return err
@@ -34,6 +41,13 @@ func (r *Replica) recount(tx *schema.Tx, sh shared, before *identity.Membership)
 	var b pathtree.Batch
 	var out []pathtree.Version
 	for _, a := range all {
+		if !a.OfBucket() {
+			if b, ok, err := findBranch(tx, sh.bucket.ID, a.Branch); err != nil {
+				return err
+			} else if ok && b.keep == notKept {
+				continue // takeUp looks at what counts
+			}
+		}
 		if a.counts(now) {
 			b.Versions = append(b.Versions, a.batch.Versions...)
 			b.Records = append(b.Records, a.batch.Records...)

@@ -117,14 +117,27 @@ func (r *Replica) share(tx *schema.Tx, bucket int64) error {
 	return err
 }
 
-// Adopt makes, or finds, the local copy of a bucket of others.
-func (r *Replica) Adopt(uuid [16]byte, name string, owner identity.Key, grants [][]byte) (b pathtree.Bucket, err error) {
+// Adopt makes, or finds, the local copy of a bucket of others. Of one that is made
+// the branches are kept that match patterns; all when there is none.
+func (r *Replica) Adopt(uuid [16]byte, name string, owner identity.Key, grants [][]byte, patterns ...string) (b pathtree.Bucket, err error) {
+	if err := CheckPatterns(patterns); err != nil {
+		return b, err
+	}
 	err = r.db.Write(func(tx *schema.Tx) error {
 		if b, err = r.findOrAdopt(tx, uuid, name); err != nil {
 			return err
 		}
+		_, was, err := findShared(tx, b)
+		if err != nil {
+			return err
+		}
 		if err := insertShared(tx, b.ID, owner); err != nil {
 			return err
+		}
+		if !was && len(patterns) > 0 {
+			if err := writeFilter(tx, b.ID, patterns); err != nil {
+				return err
+			}
 		}
 		sh, _, err := findShared(tx, b)
 		if err != nil {

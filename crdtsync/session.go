@@ -45,6 +45,15 @@ type feed struct {
 	acked    int64       // number that the peer acknowledged
 	ack      int64       // number of the peer's to acknowledge; 0: none
 	answered uint64      // newest round (Engine.Reach) in which the peer said that it has sent all
+	last     marks       // newest marks of the peer, without Marks
+	round    uint64      // how many marks of the peer there were
+	told     signal      // marks came
+	filter   *filter     // what the peer keeps; nil: it did not say
+	sentID   uint64      // filter that the peer was sent
+	seen     uint64      // filter of the peer's that it was told to be known here
+	needs    chan *need  // that the peer asks for
+	asking   *asking     // what the peer was asked for; nil: nothing
+	wants    cachedWants // only for what sends
 }
 
 func newSession(e *Engine, peer identity.Key, w io.Writer) *session {
@@ -114,6 +123,12 @@ func (s *session) read(ctx context.Context, wg *sync.WaitGroup, cancel context.C
 			err = s.gotChanges(m.Changes)
 		case m.Ack != nil:
 			s.gotAck(m.Ack)
+		case m.Filter != nil:
+			s.gotFilter(m.Filter)
+		case m.Need != nil:
+			err = s.gotNeed(m.Need)
+		case m.Found != nil:
+			err = s.gotFound(m.Found)
 		}
 		if err != nil {
 			return err
@@ -140,7 +155,7 @@ func (s *session) gotHello(ctx context.Context, wg *sync.WaitGroup, cancel conte
 		}
 		s.mu.Lock()
 		_, have := s.buckets[b]
-		f := &feed{marks: make(chan *marks, 1)}
+		f := &feed{marks: make(chan *marks, 1), needs: make(chan *need, 1)}
 		if !have {
 			s.buckets[b] = f
 		}
@@ -153,6 +168,18 @@ func (s *session) gotHello(ctx context.Context, wg *sync.WaitGroup, cancel conte
 				cancel(err)
 			}
 		})
+		for _, run := range []func(context.Context, [16]byte, *feed) error{s.fetch, s.answer} {
+			wg.Go(func() {
+				select {
+				case <-s.greeted:
+				case <-ctx.Done():
+					return
+				}
+				if err := run(ctx, b, f); err != nil {
+					cancel(err)
+				}
+			})
+		}
 	}
 	return nil
 }
@@ -174,12 +201,34 @@ func (s *session) sendGrants(b [16]byte, f *feed) error {
 // sendMarks tells the peer what there is here of a bucket; answer is what it
 // asked that with, 0 for nothing.
 func (s *session) sendMarks(b [16]byte, f *feed, answer uint64) error {
-	all, err := s.e.Marks(b)
+	own, err := s.e.filter(b)
 	if err != nil {
 		return err
 	}
-	m := &marks{Bucket: b, Marks: all, Answer: answer}
+	m := &marks{Bucket: b, Answer: answer, Filter: own.id()}
 	s.mu.Lock()
+	news := f.sentID != m.Filter
+	f.sentID = m.Filter
+	partial := f.filter != nil && !f.filter.All
+	if f.filter != nil {
+		m.Seen = f.filter.id()
+	}
+	s.mu.Unlock()
+	if news {
+		if err := s.write(&message{Filter: own}); err != nil {
+			return err
+		}
+	}
+	if m.Marks, m.Lacks, err = s.e.marksAndLacks(b); err != nil {
+		return err
+	}
+	if partial { // it may let go what is here
+		if err := s.e.db.Sync(); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	f.seen = m.Seen
 	if round := s.e.round.Load(); f.answered < round {
 		m.Ask = round
 	}
@@ -210,9 +259,12 @@ func (s *session) gotMarks(m *marks) error {
 		return nil
 	}
 	s.mu.Lock()
-	f.theirs = m.Marks
+	f.theirs, f.last = m.Marks, *m
+	f.last.Marks = nil
+	f.round++
 	f.answered = max(f.answered, m.Answer)
 	s.mu.Unlock()
+	f.told.wake()
 	s.e.progress.wake()
 	select { // the newest ones count
 	case old := <-f.marks:
@@ -298,7 +350,7 @@ func (s *session) feed(ctx context.Context, b [16]byte, f *feed) error {
 		if err := s.catchUp(ctx, b, f, theirs.Marks); err != nil {
 			return err
 		}
-		if theirs.Ask != 0 {
+		if theirs.Ask != 0 || s.unseen(f) {
 			if err := s.sendMarks(b, f, theirs.Ask); err != nil {
 				return err
 			}
@@ -332,6 +384,9 @@ func (s *session) catchUp(ctx context.Context, b [16]byte, f *feed, theirs []Mar
 		upto := arrived[len(all)-1]
 		arrived = arrived[len(all):]
 		all = slices.DeleteFunc(all, func(e []byte) bool { return e == nil })
+		if all, err = s.outgoing(b, f, all); err != nil {
+			return err
+		}
 		if err := s.sendChanges(b, f, all, upto); err != nil {
 			return err
 		}
@@ -363,6 +418,9 @@ func (s *session) follow(ctx context.Context, b [16]byte, f *feed) (*marks, bool
 				if c.Source != s.peer && c.Author != s.peer && !void {
 					out = append(out, c.Envelope)
 				}
+			}
+			if out, err = s.outgoing(b, f, out); err != nil {
+				return nil, false, err
 			}
 			if err := s.sendChanges(b, f, out, upto); err != nil {
 				return nil, false, err

@@ -54,22 +54,23 @@ func TestSimulation(t *testing.T) {
 
 // sim is one history.
 type sim struct {
-	t      *testing.T
-	seed   uint64
-	rng    *rand.Rand
-	root   string
-	net    *simNet
-	nodes  []*simNode
-	bucket [16]byte
-	roles  bool   // they change
-	keys   bool   // they are replaced
-	outlaw string // name of the node that is shut out in the end, wherever its changes have got to; "": none
-	bytes  bool   // files have content
-	prunes bool   // history is, too
-	texts  simTexts
-	serial int
-	busy   sync.WaitGroup // byte operations that take their time
-	trace  *simTrace
+	t       *testing.T
+	seed    uint64
+	rng     *rand.Rand
+	root    string
+	net     *simNet
+	nodes   []*simNode
+	bucket  [16]byte
+	roles   bool   // they change
+	keys    bool   // they are replaced
+	outlaw  string // name of the node that is shut out in the end, wherever its changes have got to; "": none
+	bytes   bool   // files have content
+	prunes  bool   // history is, too
+	texts   simTexts
+	serial  int
+	busy    sync.WaitGroup // byte operations that take their time
+	trace   *simTrace
+	filters simFilters
 }
 
 func (s *sim) logf(format string, args ...any) { s.trace.did(format, args...) }
@@ -103,7 +104,7 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 	synctest.Test(t, func(t *testing.T) {
 		seedRuntime(seed)
 		trace = &simTrace{began: time.Now()}
-		s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), root: root, net: newSimNet(seed, trace), trace: trace}
+		s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), root: root, net: newSimNet(seed, trace), trace: trace, filters: newSimFilters(seed)}
 		s.texts.all = map[blobstore.Hash][]byte{}
 		s.bytes = s.rng.IntN(4) == 0
 		s.prunes = s.bytes && s.rng.IntN(2) == 0
@@ -120,6 +121,7 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 		defer s.stop()
 		for range 10 + s.rng.IntN(40) {
 			s.pause()
+			s.refilter()
 			switch {
 			case s.rng.IntN(6) == 0:
 				s.fault()
@@ -130,6 +132,7 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 			}
 		}
 		s.heal()
+		s.checkFilters()
 		s.check()
 		s.end()
 	})

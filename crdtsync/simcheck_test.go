@@ -1,6 +1,7 @@
 package crdtsync
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -100,7 +101,8 @@ func (n *simNode) shown() (lines []string) {
 		if err != nil {
 			return err
 		}
-		onLive := map[int64]bool{} // branches that follow another, or whose parents do
+		branches = slices.DeleteFunc(branches, func(b pathtree.Branch) bool { return b.Keep != kept }) // of one that was shut out: see checkFilters
+		onLive := map[int64]bool{}                                                                     // branches that follow another, or whose parents do
 		for _, b := range branches {
 			onLive[b.ID] = b.Live || onLive[b.Parent]
 		}
@@ -120,6 +122,9 @@ func (n *simNode) shown() (lines []string) {
 		}
 		for _, sn := range snaps {
 			v, err := n.tree.View(tx, sn.Branch, sn.Stamp)
+			if errors.Is(err, pathtree.ErrNotKept) {
+				continue
+			}
 			if err != nil {
 				return err
 			}

@@ -117,6 +117,9 @@ func (n *simNode) files() (all []simFile) {
 			return err
 		}
 		for _, b := range branches {
+			if b.Keep != kept {
+				continue
+			}
 			v, err := n.tree.View(tx, b.ID, 0)
 			if err != nil {
 				return err

@@ -15,6 +15,8 @@ type BucketStatus struct {
 	Changes int64         // kept here, of all authors
 	Waiting int64         // versions of this node's that are not in a change yet; of a reader's they stay here
 	Void    int64         // changes of this node's that do not count, and are not sent: it may not write, and who says so had not heard them
+	Stubs   int64         // changes of branches that are not kept here, of which only the hash is here
+	Lacks   int64         // changes of branches that are kept, of which only the hash is here yet
 	Members []MemberStatus
 }
 
@@ -30,6 +32,7 @@ type MemberStatus struct {
 	Since     time.Time // of the connection
 	Behind    int64     // changes that it has not acknowledged; of use while connected
 	Ahead     int64     // changes that it has told of and that are not here; of use while connected
+	Lacks     int64     // changes that it has heard of and not got yet, as it told; of use while connected
 	Void      int64     // changes of it that are here and do not count
 	Err       string    // why it is not connected
 	Traffic   Traffic
@@ -91,7 +94,14 @@ func (r *Replica) status(tx *schema.Tx, sh shared) (st BucketStatus, err error) 
 	if st.Waiting, err = count(tx, `SELECT count(*) FROM sync_out WHERE bucket = ?`, sh.bucket.ID); err != nil {
 		return st, err
 	}
-	st.Changes, err = count(tx, `SELECT count(*) FROM sync_change WHERE bucket = ?`, sh.bucket.ID)
+	if st.Changes, err = count(tx, `SELECT count(*) FROM sync_change WHERE bucket = ?`, sh.bucket.ID); err != nil {
+		return st, err
+	}
+	if st.Lacks, err = r.wantedStubs(tx, sh, 0); err != nil {
+		return st, err
+	}
+	st.Stubs, err = count(tx, `SELECT count(*) FROM sync_stub WHERE bucket = ?`, sh.bucket.ID)
+	st.Stubs -= st.Lacks
 	return st, err
 }
 
@@ -137,7 +147,7 @@ func (e *Engine) connection(b [16]byte, m *MemberStatus) error {
 	var theirs []Mark
 	if f := l.find(b); f != nil {
 		l.session.mu.Lock()
-		acked, theirs = f.acked, f.theirs
+		acked, theirs, m.Lacks = f.acked, f.theirs, f.last.Lacks
 		l.session.mu.Unlock()
 	}
 	return e.db.Read(func(tx *schema.Tx) (err error) {
@@ -156,9 +166,10 @@ func (e *Engine) connection(b [16]byte, m *MemberStatus) error {
 
 // behind counts the changes after a number that others than k made.
 func behind(tx *schema.Tx, bucket [16]byte, acked int64, k identity.Key) (int64, error) {
-	s := tx.Stmt(`SELECT count(*) FROM sync_change JOIN bucket ON bucket.id = sync_change.bucket
-		JOIN node a ON a.id = author JOIN node o ON o.id = source
-		WHERE uuid = ?1 AND arrived > ?2 AND a.key <> ?3 AND o.key <> ?3`)
+	s := tx.Stmt(`SELECT count(*) FROM (SELECT arrived, bucket, author, source FROM sync_change WHERE arrived > ?2
+			UNION ALL SELECT arrived, bucket, author, source FROM sync_stub WHERE arrived > ?2) c
+		JOIN bucket ON bucket.id = c.bucket JOIN node a ON a.id = author JOIN node o ON o.id = source
+		WHERE uuid = ?1 AND a.key <> ?3 AND o.key <> ?3`)
 	s.BindBytes(1, bucket[:])
 	s.BindInt64(2, acked)
 	s.BindBytes(3, k[:])

@@ -81,8 +81,9 @@ func makeDoc(tx *schema.Tx, bucket int64, d identity.Document, newest bool) (doc
 	return r, err
 }
 
-// change is a row of sync_change, but for its document and number.
+// change is a row of sync_change, but for its document.
 type change struct {
+	arrived  int64 // 0: the next
 	bucket   int64
 	author   int64
 	stream   identity.Stream
@@ -97,8 +98,23 @@ type change struct {
 
 // insertChange adds c as the newest, with the heads and the stream it moves.
 func insertChange(tx *schema.Tx, c *change, d doc, deps []gate.Hash) error {
-	s := tx.Stmt(`INSERT INTO sync_change (bucket, author, stream, seq, doc, hash, docseq, maxop, source, envelope)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	if err := placeChange(tx, c, d, deps); err != nil {
+		return err
+	}
+	return moveStream(tx, c)
+}
+
+// placeChange is insertChange without the stream. It gives c a number unless it has
+// one.
+func placeChange(tx *schema.Tx, c *change, d doc, deps []gate.Hash) (err error) {
+	if c.arrived == 0 {
+		if c.arrived, err = nextArrival(tx); err != nil {
+			return err
+		}
+	}
+	s := tx.Stmt(`INSERT INTO sync_change (bucket, author, stream, seq, doc, hash, docseq, maxop, source, envelope, arrived)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	s.BindInt64(11, c.arrived)
 	s.BindInt64(1, c.bucket)
 	s.BindInt64(2, c.author)
 	s.BindBytes(3, c.stream[:])
@@ -122,10 +138,13 @@ func insertChange(tx *schema.Tx, c *change, d doc, deps []gate.Hash) error {
 	s = tx.Stmt(`UPDATE sync_doc SET heads = ? WHERE id = ?`)
 	s.BindBytes(1, b)
 	s.BindInt64(2, d.id)
-	if _, err := s.Step(); err != nil {
-		return err
-	}
-	s = tx.Stmt(`INSERT INTO sync_stream (bucket, author, stream, seq, last) VALUES (?, ?, ?, ?, ?)
+	_, err = s.Step()
+	return err
+}
+
+// moveStream notes that a stream has come as far as c.
+func moveStream(tx *schema.Tx, c *change) error {
+	s := tx.Stmt(`INSERT INTO sync_stream (bucket, author, stream, seq, last) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT DO UPDATE SET seq = excluded.seq, last = excluded.last`)
 	s.BindInt64(1, c.bucket)
 	s.BindInt64(2, c.author)

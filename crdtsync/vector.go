@@ -2,6 +2,7 @@ package crdtsync
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"github.com/alkdev/alkfs/crdtsync/identity"
@@ -119,7 +120,8 @@ func appendArrived(tx *schema.Tx, to []int64, bucket int64, m Mark, after uint64
 	if err != nil {
 		return to, err
 	}
-	s := tx.Stmt(`SELECT arrived FROM sync_change WHERE bucket = ? AND author = ? AND stream = ? AND seq > ? AND seq <= ?`)
+	s := tx.Stmt(`SELECT arrived FROM sync_change WHERE bucket = ?1 AND author = ?2 AND stream = ?3 AND seq > ?4 AND seq <= ?5
+		UNION ALL SELECT arrived FROM sync_stub WHERE bucket = ?1 AND author = ?2 AND stream = ?3 AND seq > ?4 AND seq <= ?5`)
 	s.BindInt64(1, bucket)
 	s.BindInt64(2, author)
 	s.BindBytes(3, m.Stream[:])
@@ -135,13 +137,8 @@ func appendArrived(tx *schema.Tx, to []int64, bucket int64, m Mark, after uint64
 }
 
 func newestArrival(tx *schema.Tx, bucket int64) (int64, error) {
-	s := tx.Stmt(`SELECT arrived FROM sync_change WHERE +bucket = ? ORDER BY arrived DESC LIMIT 1`)
-	s.BindInt64(1, bucket)
-	ok, err := s.Step()
-	if err != nil || !ok {
-		return 0, err
-	}
-	return s.ColumnInt64(0), nil
+	return count(tx, `SELECT max(coalesce((SELECT arrived FROM sync_change WHERE +bucket = ?1 ORDER BY arrived DESC LIMIT 1), 0),
+		coalesce((SELECT arrived FROM sync_stub WHERE +bucket = ?1 ORDER BY arrived DESC LIMIT 1), 0))`, bucket)
 }
 
 // Stored is a change as it is kept.
@@ -163,22 +160,40 @@ func (r *Replica) Since(uuid [16]byte, after int64, maxBytes int) (all []Stored,
 		if err != nil {
 			return err
 		}
+		upto := int64(math.MaxInt64) // what is after it, in either table, is for the next time
 		s := tx.Stmt(`SELECT arrived, a.key, o.key, stream, seq, envelope FROM sync_change
 			JOIN node a ON a.id = author JOIN node o ON o.id = source
 			WHERE +bucket = ? AND arrived > ? ORDER BY arrived`)
 		s.BindInt64(1, sh.bucket.ID)
 		s.BindInt64(2, after)
-		for size := 0; size < maxBytes; {
+		for size := 0; ; {
 			ok, err := s.Step()
-			if err != nil || !ok {
+			if err != nil {
 				return err
+			}
+			if !ok {
+				break
 			}
 			c := Stored{Arrived: s.ColumnInt64(0), Seq: uint64(s.ColumnInt64(4)), Envelope: schema.Bytes(s, 5)}
 			s.ColumnBytes(1, c.Author[:])
 			s.ColumnBytes(2, c.Source[:])
 			s.ColumnBytes(3, c.Stream[:])
-			size += len(c.Envelope)
 			all = append(all, c)
+			if size += len(c.Envelope); size >= maxBytes {
+				upto = c.Arrived
+				break
+			}
+		}
+		stubs, err := stubsSince(tx, sh.bucket.ID, after, upto, maxBytes)
+		if err != nil || len(stubs) == 0 {
+			return err
+		}
+		all = append(all, stubs...)
+		slices.SortFunc(all, func(a, b Stored) int { return cmp.Compare(a.Arrived, b.Arrived) })
+		for i, size := 0, 0; i < len(all); i++ {
+			if size += len(all[i].Envelope); size >= maxBytes {
+				all = all[:i+1]
+			}
 		}
 		return nil
 	})
@@ -198,11 +213,12 @@ func (r *Replica) Envelopes(arrived []int64, maxBytes int) (all [][]byte, err er
 			if err != nil {
 				return err
 			}
-			if !ok {
-				all = append(all, nil)
-				continue
+			var b []byte
+			if ok {
+				b = schema.Bytes(s, 0)
+			} else if b, err = encodedStub(tx, n); err != nil {
+				return err
 			}
-			b := schema.Bytes(s, 0)
 			all = append(all, b)
 			if size += len(b); size >= maxBytes {
 				return nil

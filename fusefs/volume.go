@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -198,6 +199,7 @@ func (fs *fileSystem) volumeEntries(dir *node) (list []pathtree.Entry, err error
 			return err
 		}
 		branches, err := fs.tree.Branches(tx, dir.bucket)
+		branches = slices.DeleteFunc(branches, func(b pathtree.Branch) bool { return b.Keep != pathtree.Kept })
 		if err != nil || len(branches) == 0 {
 			return err
 		}

@@ -24,6 +24,7 @@ type Branch struct {
 	Sealed  schema.Stamp // greatest stamp that a fork, snapshot or merge can see
 	Created time.Time
 	Deleted schema.Stamp // 0: not deleted
+	Keep    Keeping      // whether this node has its versions
 }
 
 // Origin is where a branch starts.
@@ -34,7 +35,7 @@ type Origin struct {
 }
 
 const selectBranch = `SELECT id, uuid, bucket, name, coalesce(parent, 0), coalesce(fork, 0), live, sealed,
-	created, coalesce(deleted, 0) FROM branch `
+	created, coalesce(deleted, 0), keep FROM branch `
 
 func scanBranch(s *sqlite.Stmt) (b Branch) {
 	b.ID = s.ColumnInt64(0)
@@ -47,6 +48,7 @@ func scanBranch(s *sqlite.Stmt) (b Branch) {
 	b.Sealed = schema.Stamp(s.ColumnInt64(7))
 	b.Created = time.Unix(0, s.ColumnInt64(8))
 	b.Deleted = schema.Stamp(s.ColumnInt64(9))
+	b.Keep = Keeping(s.ColumnInt64(10))
 	return b
 }
 
@@ -94,6 +96,9 @@ func (t *Tree) createBranch(tx *schema.Tx, bucket int64, name string, from Origi
 		}
 		if parent.Bucket != bucket {
 			return Branch{}, syscall.EXDEV
+		}
+		if err := t.here(tx, parent); err != nil {
+			return Branch{}, err
 		}
 	}
 	s := tx.Stmt(`INSERT INTO branch (id, uuid, bucket, name, parent, fork, live, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`)

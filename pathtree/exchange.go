@@ -163,13 +163,14 @@ const selectReach = `
 WITH RECURSIVE r (id, bound) AS (
 	SELECT ?1, ?3
 	UNION ALL
-	SELECT b.id, min(r.bound, coalesce(b.fork, ?3)) FROM r JOIN branch b ON b.parent = r.id AND b.fork >= ?2
+	SELECT b.id, min(r.bound, coalesce(b.fork, ?3)) FROM r JOIN branch b ON b.parent = r.id AND b.fork >= ?2 WHERE b.keep <> 1
 	UNION ALL
-	SELECT b.id, r.bound FROM r JOIN branch b ON b.parent = r.id AND b.fork IS NULL
+	SELECT b.id, r.bound FROM r JOIN branch b ON b.parent = r.id AND b.fork IS NULL WHERE b.keep <> 1
 ) SELECT id, bound FROM r ORDER BY id`
 
 // reach returns the branches that see a version of branch at the stamp from:
-// that one first, and parents before children.
+// that one first, and parents before children. Those that are not kept here show
+// nothing, and nothing is derived for them.
 func (x *exchange) reach(branch int64, from schema.Stamp) ([]reach, error) {
 	k := reachKey{branch, from}
 	if all, ok := x.reaches[k]; ok {

@@ -3,6 +3,7 @@ package pathtree
 import (
 	"cmp"
 	"container/heap"
+	"syscall"
 
 	"github.com/alkdev/alkfs/schema"
 )
@@ -30,6 +31,9 @@ func mergeBase(tx *schema.Tx, src, dst *View) ([]*View, *candidates, error) {
 	if err := h.walk(); err != nil {
 		return nil, nil, err
 	}
+	if err := h.here(src.tree); err != nil {
+		return nil, nil, err
+	}
 	bases := []*View{{tree: src.tree, bucket: src.bucket}} // two beginnings: of an empty tree
 	for k, m := range h.bases {
 		ch, err := loadChain(tx, m.branch, m.stamp)
@@ -48,6 +52,26 @@ func mergeBase(tx *schema.Tx, src, dst *View) ([]*View, *candidates, error) {
 		}
 	}
 	return bases, c, nil
+}
+
+// here refuses what a node cannot know that does not keep some branch by which src
+// and dst, or what they last had in common, came about.
+func (h *history) here(t *Tree) error {
+	for _, side := range h.top {
+		for branch := range side {
+			b, err := t.BranchByID(h.tx, branch)
+			if Errno(err) == syscall.ENOENT {
+				continue // pruned
+			}
+			if err == nil {
+				err = t.here(h.tx, b)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // moment returns the newest moment that v sees.

@@ -40,6 +40,9 @@ func (t *Tree) createSnapshot(tx *schema.Tx, branch int64, name, message string)
 		return Snapshot{}, err
 	}
 	b, err := t.existing(tx, branch)
+	if err == nil {
+		err = t.here(tx, b)
+	}
 	if err != nil {
 		return Snapshot{}, err
 	}

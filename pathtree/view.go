@@ -31,6 +31,9 @@ func (t *Tree) View(tx *schema.Tx, branch int64, at schema.Stamp) (*View, error)
 	if err != nil {
 		return nil, err
 	}
+	if err := t.here(tx, b); err != nil {
+		return nil, fail("view", b.Name, err)
+	}
 	bound := at
 	if at == 0 {
 		bound = schema.MaxStamp

@@ -61,8 +61,11 @@ var ddl12 string
 //go:embed ddl13.sql
 var ddl13 string
 
+//go:embed ddl14.sql
+var ddl14 string
+
 // migrations[i] brings format i to format i+1.
-var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5, ddl6, ddl7, ddl8, ddl9, ddl10, ddl11, ddl12, ddl13}
+var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5, ddl6, ddl7, ddl8, ddl9, ddl10, ddl11, ddl12, ddl13, ddl14}
 
 // Format is the database format this package writes.
 var Format = len(migrations)

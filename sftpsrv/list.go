@@ -164,7 +164,7 @@ func (d *dirLister) branches(tx *schema.Tx, r *access.Rights, b pathtree.Bucket,
 		return nil, err
 	}
 	for _, br := range all {
-		if br.Name <= d.after || len(page) == n || r.Branch(b.ID, br.Name) == access.None {
+		if br.Name <= d.after || len(page) == n || r.Branch(b.ID, br.Name) == access.None || br.Keep != pathtree.Kept {
 			continue
 		}
 		v, err := d.s.view(tx, br.ID)

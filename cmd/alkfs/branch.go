@@ -341,7 +341,7 @@ func parseFork(arg string) (alkfs.Spec, error) {
 }
 
 func (a *app) branchFields(s *alkfs.Store, b alkfs.Branch) []any {
-	fields := []any{"name", b.Name, "uuid", fmt.Sprintf("%x", b.UUID), "created", jsonTime(b.Created), "live", b.Live}
+	fields := []any{"name", b.Name, "uuid", fmt.Sprintf("%x", b.UUID), "created", jsonTime(b.Created), "keep", b.Keep.String(), "live", b.Live}
 	if b.Parent != 0 {
 		fields = append(fields, "parent", s.BranchName(b.Parent))
 		if !b.Live {
@@ -383,6 +383,9 @@ func (a *app) branchLsCommand() *cobra.Command {
 							how = "follows"
 						}
 						a.printf("  %s %s", how, quote(parent))
+					}
+					if b.Keep != alkfs.BranchKept {
+						a.printf("  (%s on this machine)", b.Keep)
 					}
 					a.printf("\n")
 				}

@@ -76,11 +76,16 @@ Roles: ro reads, rw also changes, admin also lets others in.`,
 
 func (a *app) joinCommand() *cobra.Command {
 	var as, self string
+	var branches []string
 	c := &cobra.Command{
 		Use: "join TICKET", Short: "Join a bucket that another machine shares",
 		Long: `Joins the bucket that the ticket is for. Its names and attributes come as soon as
-"alkfs serve --sync ADDR" runs here; the bytes of a file come when it is read.`,
+"alkfs serve --sync ADDR" runs here; the bytes of a file come when it is read.
+
+With --branches only those branches come whose names match a pattern, and those that
+they descend from. "alkfs sync branches" shows and changes that.`,
 		Example: `  alkfs join alkfs-aejrq…
+  alkfs join alkfs-aejrq… --branches 'main,agent-7*'
   alkfs join --as team-work alkfs-aejrq…`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -88,7 +93,7 @@ func (a *app) joinCommand() *cobra.Command {
 				self, _ = os.Hostname()
 			}
 			return a.with(cmd.Context(), making, func(s *alkfs.Store) error {
-				j, err := s.Join(cmd.Context(), strings.Join(args, ""), as, self)
+				j, err := s.Join(cmd.Context(), strings.Join(args, ""), as, self, branches...)
 				if errors.Is(err, fs.ErrExist) {
 					return withHint(err, "a bucket of that name is here already: choose another with --as NAME")
 				}
@@ -107,6 +112,7 @@ func (a *app) joinCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&as, "as", "", "name of the bucket here (default: its name there)")
+	c.Flags().StringSliceVar(&branches, "branches", nil, "keep only branches whose names match: PATTERN,PATTERN… (default: all)")
 	c.Flags().StringVar(&self, "name", "", "what the others are to call this machine (default: its host name)")
 	return c
 }
@@ -242,8 +248,9 @@ func (a *app) syncCommand() *cobra.Command {
 		`  alkfs sync status
   alkfs sync now
   alkfs sync wait work --timeout 1m
-  alkfs sync policy work eager`,
-		a.syncStatusCommand(), a.syncNowCommand(), a.syncWaitCommand(), a.syncPolicyCommand())
+  alkfs sync policy work eager
+  alkfs sync branches work 'agent-7*'`,
+		a.syncStatusCommand(), a.syncNowCommand(), a.syncWaitCommand(), a.syncPolicyCommand(), a.syncBranchesCommand())
 }
 
 func (a *app) syncStatusCommand() *cobra.Command {
@@ -275,7 +282,14 @@ not here, and what goes to and comes from it, a mean of the last five seconds.`,
 
 func (a *app) printSync(b alkfs.BucketStatus, pid int) error {
 	if !a.json {
-		a.printf("%s: %s here, %d changes kept, %d versions waiting\n", quote(b.Name), b.Role, b.Changes, b.Waiting)
+		a.printf("%s: %s here, %d changes kept, %d versions waiting", quote(b.Name), b.Role, b.Changes, b.Waiting)
+		if b.Stubs > 0 {
+			a.printf(", %d changes of other branches not kept", b.Stubs)
+		}
+		if b.Lacks > 0 {
+			a.printf(", %d changes still to come (`alkfs sync branches %s`)", b.Lacks, b.Name)
+		}
+		a.printf("\n")
 		if reads := b.Role < alkfs.ReadWrite && b.Waiting > 0; reads || b.Void > 0 {
 			a.printf("  not sent to anybody, as this machine may not write: %d versions, and %d changes from when it might; they go when an admin makes it a writer (`alkfs peer grant`)\n", b.Waiting, b.Void)
 		}
@@ -284,7 +298,7 @@ func (a *app) printSync(b alkfs.BucketStatus, pid int) error {
 		if a.json {
 			err := a.emit("bucket", b.Name, "role", b.Role.String(), "changes", b.Changes, "waiting", b.Waiting, "unsent", b.Void, "pid", pid,
 				"peer", m.Key.String(), "name", m.Name, "peer_role", m.Role.String(), "connected", m.Connected,
-				"void", m.Void, "behind", m.Behind, "ahead", m.Ahead, "heard", stampText(m.Heard), "addrs", m.Addrs, "error", m.Err,
+				"void", m.Void, "not_kept", b.Stubs, "to_come", b.Lacks, "lacks", m.Lacks, "behind", m.Behind, "ahead", m.Ahead, "heard", stampText(m.Heard), "addrs", m.Addrs, "error", m.Err,
 				"bytes_in", m.Traffic.In, "bytes_out", m.Traffic.Out, "rate_in", m.Traffic.InRate, "rate_out", m.Traffic.OutRate)
 			if err != nil {
 				return err
@@ -303,6 +317,12 @@ func memberState(m alkfs.MemberStatus) string {
 		state = "connected, has everything"
 		if m.Behind > 0 {
 			state = fmt.Sprintf("connected, behind by %d changes", m.Behind)
+		}
+		if m.Lacks > 0 {
+			state = fmt.Sprintf("connected, has yet to get %d changes", m.Lacks)
+			if m.Behind > 0 {
+				state += fmt.Sprintf(", behind by %d", m.Behind)
+			}
 		}
 		if m.Ahead > 0 {
 			state += fmt.Sprintf(", has %d more", m.Ahead)

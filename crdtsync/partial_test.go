@@ -1,0 +1,566 @@
+package crdtsync
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/crdtsync/gate"
+	"github.com/alkdev/alkfs/crdtsync/identity"
+	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// inBranch runs f on the head of a branch.
+func (s *store) inBranch(b [16]byte, branch string, f func(tx *schema.Tx, v *pathtree.View) error) error {
+	return s.db.Write(func(tx *schema.Tx) error {
+		sh, err := s.lookup(tx, b)
+		if err != nil {
+			return err
+		}
+		br, err := s.tree.Branch(tx, sh.bucket.ID, branch)
+		if err != nil {
+			return err
+		}
+		v, err := s.tree.View(tx, br.ID, 0)
+		if err != nil {
+			return err
+		}
+		return f(tx, v)
+	})
+}
+
+// put makes a file in the root of a branch.
+func (s *store) put(b [16]byte, branch, name, text string) {
+	s.t.Helper()
+	err := s.inBranch(b, branch, func(tx *schema.Tx, v *pathtree.View) error {
+		e, err := v.Lookup(tx, v.Root(), name)
+		if err != nil {
+			in, err := v.Create(tx, v.Root(), name, pathtree.NewInode{Mode: unix.S_IFREG | 0o644})
+			if err != nil {
+				return err
+			}
+			e.Ino = in.Ino
+		}
+		_, err = v.SetContent(tx, e.Ino, pathtree.Content{Hash: blobstore.Sum([]byte(text)), Size: int64(len(text))})
+		return err
+	})
+	if err != nil {
+		s.t.Fatalf("%s: %s: %v", s.name, branch, err)
+	}
+}
+
+// fork makes a branch of main with a file of its own.
+func (s *store) fork(b [16]byte, names ...string) {
+	s.t.Helper()
+	for _, name := range names {
+		err := s.inBranch(b, pathtree.MainBranch, func(tx *schema.Tx, v *pathtree.View) error {
+			_, err := s.tree.CreateBranch(tx, v.Bucket().ID, name, pathtree.Origin{Branch: v.Branch().ID})
+			return err
+		})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.put(b, name, "of "+name, name)
+	}
+}
+
+// shows returns what a branch shows, a word for each file.
+func (s *store) shows(b [16]byte, branch string) (string, error) {
+	var names []string
+	err := s.inBranch(b, branch, func(tx *schema.Tx, v *pathtree.View) error {
+		es, ins, err := v.ReadDirPlus(tx, v.Root(), "", 0)
+		for i, e := range es {
+			names = append(names, fmt.Sprintf("%q %o %s", e.Name, ins[i].Mode, ins[i].Hash))
+		}
+		return err
+	})
+	slices.Sort(names)
+	return strings.Join(names, "\n"), err
+}
+
+func (s *store) keep(b [16]byte, patterns ...string) {
+	s.t.Helper()
+	if err := s.SetPatterns(b, patterns, len(patterns) == 0, nil); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.db.Commit(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// keeping returns the names of the branches that are in a state.
+func (s *store) keeping(b [16]byte, k pathtree.Keeping) (names []string) {
+	s.t.Helper()
+	all, err := s.Branches(b)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, st := range all {
+		if st.Keep == k {
+			names = append(names, st.Name)
+		}
+	}
+	return names
+}
+
+// until waits for something to be so.
+func until(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !so(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("it did not come to be: %s", what)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+// alike waits until stores show the same on branches.
+func alike(t *testing.T, b [16]byte, branches []string, all ...*store) {
+	t.Helper()
+	for _, branch := range branches {
+		want, err := all[0].shows(b, branch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range all[1:] {
+			var got string
+			until(t, fmt.Sprintf("%s shows %s as %s does", s.name, branch, all[0].name), func() bool {
+				got, err = s.shows(b, branch)
+				return err == nil && got == want
+			})
+		}
+	}
+}
+
+func (s *store) status(b [16]byte) BucketStatus {
+	s.t.Helper()
+	all, err := s.Replica.Status()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return all[slices.IndexFunc(all, func(st BucketStatus) bool { return st.UUID == b })]
+}
+
+// partial has a full node a and one that keeps agent-1.
+func partial(t *testing.T, patterns ...string) (n *memNet, a, p *store, b [16]byte) {
+	n = newMemNet()
+	a, p = newStore(t, "a"), newStore(t, "p")
+	b = a.makeBucket("team")
+	p.admit(a, b, identity.ReadWrite)
+	p.keep(b, patterns...)
+	a.setPlaces(p.Key(), []string{"p"})
+	a.put(b, "main", "shared", "1")
+	a.fork(b, "agent-1", "agent-2", "agent-3", "other")
+	return n, a, p, b
+}
+
+func TestPartialNode(t *testing.T) {
+	n, a, p, b := partial(t, "agent-1")
+	start(t, n, a, Options{})
+	start(t, n, p, Options{})
+	settle(t, b, a, p)
+	alike(t, b, []string{"main", "agent-1"}, a, p)
+	if got := p.keeping(b, notKept); !slices.Equal(got, []string{"agent-2", "agent-3", "other"}) {
+		t.Fatalf("not kept: %q", got)
+	}
+	_, err := p.shows(b, "agent-2")
+	var nk *pathtree.NotKeptError
+	if !errors.As(err, &nk) || nk.Branch != "agent-2" {
+		t.Errorf("a branch that is not kept: %v", err)
+	}
+	err = p.inBranch(b, "main", func(tx *schema.Tx, v *pathtree.View) error {
+		br, err := p.tree.Branch(tx, v.Bucket().ID, "agent-2")
+		if err == nil {
+			_, err = p.tree.CreateBranch(tx, v.Bucket().ID, "child", pathtree.Origin{Branch: br.ID})
+		}
+		return err
+	})
+	if !errors.Is(err, pathtree.ErrNotKept) {
+		t.Errorf("a fork of it: %v", err)
+	}
+	if st := p.status(b); st.Stubs == 0 || st.Lacks != 0 {
+		t.Errorf("%d stubs, %d changes lacking", st.Stubs, st.Lacks)
+	}
+
+	p.put(b, "agent-1", "by p", "2")
+	p.put(b, "main", "by p", "3")
+	a.put(b, "agent-1", "by a", "4")
+	a.put(b, "agent-2", "later", "5")
+	settle(t, b, a, p)
+	alike(t, b, []string{"main", "agent-1"}, a, p)
+
+	a.fork(b, "agent-11") // no pattern is for it
+	p.fork(b, "own")
+	settle(t, b, a, p)
+	alike(t, b, []string{"own"}, p, a)
+	if !slices.Contains(p.keeping(b, notKept), "agent-11") || !slices.Contains(p.keeping(b, kept), "own") {
+		t.Errorf("kept: %q, not: %q", p.keeping(b, kept), p.keeping(b, notKept))
+	}
+
+	p.keep(b, "agent-[12]*")
+	alike(t, b, []string{"main", "agent-1", "agent-2", "agent-11"}, a, p)
+	if st := p.status(b); st.Lacks != 0 {
+		t.Errorf("%d changes lacking", st.Lacks)
+	}
+	a.fork(b, "agent-12")
+	settle(t, b, a, p)
+	alike(t, b, []string{"agent-12"}, a, p)
+
+	p.keep(b, "agent-2")
+	until(t, "agent-1 and others have left", func() bool {
+		return slices.Equal(p.keeping(b, kept), []string{"agent-2", "main", "own"}) && len(p.keeping(b, leaving)) == 0
+	})
+	left := int64(-1)
+	err = p.db.Read(func(tx *schema.Tx) (err error) {
+		left, err = count(tx, `SELECT count(*) FROM dentry WHERE branch IN (SELECT id FROM branch WHERE keep <> 0)`)
+		return err
+	})
+	if err != nil || left != 0 {
+		t.Errorf("%d names of branches that have left, %v", left, err)
+	}
+	a.put(b, "agent-1", "meanwhile", "6")
+	settle(t, b, a, p)
+	p.keep(b)
+	alike(t, b, []string{"main", "agent-1", "agent-2", "agent-3", "agent-11", "agent-12", "other"}, a, p)
+	if st := p.status(b); st.Stubs != 0 || st.Lacks != 0 {
+		t.Errorf("%d stubs, %d changes lacking", st.Stubs, st.Lacks)
+	}
+	if got, want := p.heads(b), a.heads(b); got != want {
+		t.Errorf("documents have the heads\n%s, elsewhere\n%s", got, want)
+	}
+}
+
+// heads returns those of all documents.
+func (s *store) heads(b [16]byte) string {
+	s.t.Helper()
+	var lines []string
+	err := s.db.Read(func(tx *schema.Tx) error {
+		q := tx.Stmt(`SELECT hex(branch), dir, gen, hex(heads) FROM sync_doc`)
+		for err := range schema.Rows(q) {
+			if err != nil {
+				return err
+			}
+			lines = append(lines, fmt.Sprint(q.ColumnText(0), q.ColumnInt64(1), q.ColumnInt64(2), q.ColumnText(3)))
+		}
+		return nil
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// TestThroughAPartialNode has a full node join that only meets a partial one: it
+// shows what that one has, says that it lacks the rest, and gets it from another.
+func TestThroughAPartialNode(t *testing.T) {
+	n, a, p, b := partial(t, "agent-1")
+	c := newStore(t, "c")
+	c.admit(a, b, identity.ReadWrite)
+	p.setPlaces(c.Key(), []string{"c"})
+	c.setPlaces(a.Key(), []string{"a"})
+	n.setCut("a", "c", true)
+	start(t, n, a, Options{MarksEvery: 200 * time.Millisecond})
+	start(t, n, p, Options{MarksEvery: 200 * time.Millisecond})
+	start(t, n, c, Options{MarksEvery: 200 * time.Millisecond, MaxBackoff: 200 * time.Millisecond})
+	settle(t, b, a, p, c)
+	alike(t, b, []string{"main", "agent-1"}, a, c)
+	if got := c.keeping(b, coming); !slices.Equal(got, []string{"agent-2", "agent-3", "other"}) {
+		t.Fatalf("coming: %q", got)
+	}
+	if _, err := c.shows(b, "agent-2"); !errors.Is(err, pathtree.ErrNotKept) {
+		t.Errorf("a branch of which only stubs are here: %v", err)
+	}
+	if st := c.status(b); st.Lacks == 0 {
+		t.Error("a node believes that it has everything")
+	}
+	if _, err := c.Named(t.Context(), a.Key(), b, nil); err == nil {
+		t.Error("it speaks for versions that it does not have")
+	}
+	p.keep(b, "agent-1", "agent-2") // what p gets, c gets from it
+	alike(t, b, []string{"agent-2"}, a, p, c)
+	n.setCut("a", "c", false)
+	alike(t, b, []string{"main", "agent-1", "agent-2", "agent-3", "other"}, a, c)
+	if st := c.status(b); st.Stubs != 0 || st.Lacks != 0 {
+		t.Errorf("%d stubs, %d changes lacking", st.Stubs, st.Lacks)
+	}
+	if got, want := c.heads(b), a.heads(b); got != want {
+		t.Errorf("documents have the heads\n%s, elsewhere\n%s", got, want)
+	}
+}
+
+// TestOnlyOneLeaves has two nodes let the same branch go that nobody else has.
+func TestOnlyOneLeaves(t *testing.T) {
+	n, a, p, b := partial(t)
+	start(t, n, a, Options{})
+	start(t, n, p, Options{})
+	settle(t, b, a, p)
+	q := newStore(t, "q")
+	q.admit(a, b, identity.ReadWrite)
+	p.setPlaces(q.Key(), []string{"q"})
+	start(t, n, q, Options{})
+	settle(t, b, a, p, q)
+	n.setCut("a", "p", true)
+	n.setCut("a", "q", true)
+	for _, s := range []*store{p, q} {
+		s.keep(b, "main")
+	}
+	settle(t, b, p, q) // each has heard the other's marks
+	p.put(b, "main", "more", "1")
+	settle(t, b, p, q)
+	if len(p.keeping(b, leaving)) != 4 || len(q.keeping(b, leaving)) != 4 {
+		t.Errorf("left: %q, %q", p.keeping(b, notKept), q.keeping(b, notKept))
+	}
+	n.setCut("a", "p", false)
+	n.setCut("a", "q", false)
+	for _, s := range []*store{p, q} {
+		until(t, "branches have left "+s.name, func() bool { return len(s.keeping(b, notKept)) == 4 })
+	}
+}
+
+// partialByHand has a full node a, a partial one p that has heard of a's branches
+// and has a stub of agent-2, and the whole change that it is of.
+func partialByHand(t *testing.T) (a, p *store, b [16]byte, whole []byte) {
+	t.Helper()
+	_, a, p, b = partial(t, "main")
+	sendFiltered(t, a, p, b)
+	all, err := p.lacking(b, 0)
+	if err != nil || len(all) != 0 {
+		t.Fatalf("%d changes lacking, %v", len(all), err)
+	}
+	p.keep(b, "main", "agent-2")
+	if all, err = p.lacking(b, 0); err != nil || len(all) == 0 {
+		t.Fatalf("%d changes lacking, %v", len(all), err)
+	}
+	e := all[0]
+	found, err := a.whole(&need{Bucket: b, Ask: 1, Changes: []changeRange{{e.Author, e.Stream, e.Seq, 1}}})
+	if err != nil || len(found) != 1 {
+		t.Fatalf("%d changes, %v", len(found), err)
+	}
+	return a, p, b, found[0]
+}
+
+// sendFiltered is send, as to wants it.
+func sendFiltered(t *testing.T, from, to *store, b [16]byte) Received {
+	t.Helper()
+	if _, err := from.Drain(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	f, err := to.filter(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	marks, err := to.Marks(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	arrived, _, err := from.Missing(b, marks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := from.Envelopes(arrived, 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &session{e: &Engine{Replica: from.Replica}}
+	if all, err = s.outgoing(b, &feed{filter: f}, all); err != nil {
+		t.Fatal(err)
+	}
+	res, err := to.Receive(b, from.Key(), all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+func TestStubAttacks(t *testing.T) {
+	a, p, b, whole := partialByHand(t)
+	e, err := identity.DecodeEnvelope(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := func(what string, err error) {
+		t.Helper()
+		if !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if all, err := p.lacking(b, 0); err != nil || len(all) == 0 {
+			t.Errorf("%s: %d changes lacking, %v", what, len(all), err)
+		}
+	}
+	fill := func(e identity.Envelope) error {
+		raw, err := e.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = p.fill(b, a.Key(), [][]byte{raw})
+		return err
+	}
+	stub, _ := e.Stub()
+	refused("a stub for an answer", fill(stub))
+	twin := e // well signed, good, and not what the others were told
+	c, _, err := gate.Decode(e.Raw)
+	if err != nil || len(c.Entries) < 2 {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	c.Entries = c.Entries[:1]
+	if twin.Raw, _, err = gate.Encode(c); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := twin.Seal(a.private); err != nil {
+		t.Fatal(err)
+	}
+	refused("another change of the same number", fill(twin))
+	other := e
+	other.Raw = append([]byte(nil), e.Raw...)
+	other.Raw[len(other.Raw)-1] ^= 1
+	refused("another content under the signature", fill(other))
+
+	// Over the stream.
+	s := &session{e: &Engine{Replica: p.Replica}, peer: a.Key(), buckets: map[[16]byte]*feed{b: {needs: make(chan *need, 1)}}}
+	refused("an answer to no question", s.gotFound(&found{Bucket: b, Ask: 1, Envelopes: [][]byte{whole}}))
+	s.buckets[b].asking = &asking{id: 1, left: map[changeID]bool{}, done: make(chan struct{})}
+	refused("what was not asked for", s.gotFound(&found{Bucket: b, Ask: 1, Envelopes: [][]byte{whole}}))
+	id := changeID{stream{e.Author, e.Stream}, e.Seq}
+	s.buckets[b].asking.left[id] = true
+	refused("an answer to another question", s.gotFound(&found{Bucket: b, Ask: 2, Envelopes: [][]byte{whole}}))
+	refused("the same twice", s.gotFound(&found{Bucket: b, Ask: 1, Envelopes: [][]byte{whole, whole}}))
+	q := &need{Bucket: b, Ask: 1, Changes: []changeRange{{e.Author, e.Stream, 1, maxAsked}}}
+	if err := s.gotNeed(q); err != nil {
+		t.Error(err)
+	}
+	refused("a second question before the answer", s.gotNeed(q))
+	q.Changes = append(q.Changes, q.Changes[0])
+	refused("a question for too much", s.gotNeed(q))
+	refused("a filter of too much", (&filter{Branches: make([][16]byte, maxWanted+1)}).check())
+	refused("a filter that is no pattern", (&filter{Patterns: []string{"["}}).check())
+
+	if err := fill(e); err != nil {
+		t.Errorf("the right one: %v", err)
+	}
+}
+
+// TestStubsAreChecked sends stubs that no honest node would.
+func TestStubsAreChecked(t *testing.T) {
+	_, a, p, b := partial(t, "main")
+	sendFiltered(t, a, p, b)
+	a.put(b, "agent-1", "more", "1")
+	a.put(b, "agent-1", "more", "2")
+	if _, err := a.Drain(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	marks, err := p.Marks(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	arrived, _, err := a.Missing(b, marks)
+	if err != nil || len(arrived) == 0 {
+		t.Fatal(err)
+	}
+	all, err := a.Envelopes(arrived, 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := identity.DecodeEnvelope(all[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	stub, _ := e.Stub()
+	for what, spoil := range map[string]func(*identity.Envelope){
+		"another hash":   func(e *identity.Envelope) { e.Raw = make([]byte, 32) },
+		"another branch": func(e *identity.Envelope) { e.Branch[0]++ },
+		"another number": func(e *identity.Envelope) { e.Seq++ },
+		"another before": func(e *identity.Envelope) { e.Prev[0]++ },
+		"no signature":   func(e *identity.Envelope) { e.Sig = nil },
+		"of the bucket":  func(e *identity.Envelope) { e.Branch, e.Dir = [16]byte{}, 0 },
+		"of another chain": func(e *identity.Envelope) {
+			e.Prev[0]++
+			e.Form, e.Raw = identity.Whole, []byte("x")
+			e.Seal(a.private)
+		},
+	} {
+		m := stub
+		m.Sig = slices.Clone(stub.Sig)
+		spoil(&m)
+		if m.Form == identity.Whole {
+			m, _ = m.Stub()
+		}
+		raw, err := m.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res, err := p.Receive(b, a.Key(), [][]byte{raw}); !errors.Is(err, ErrRefused) || res.New != 0 {
+			t.Errorf("%s: %+v, %v", what, res, err)
+		}
+	}
+	raw, err := stub.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res, err := p.Receive(b, a.Key(), [][]byte{raw}); err != nil || res.New != 1 {
+		t.Errorf("the right one: %+v, %v", res, err)
+	}
+	if res, err := p.Receive(b, a.Key(), all); err != nil || res.Later != 0 {
+		t.Errorf("whole ones where stubs would do: %+v, %v", res, err)
+	}
+	if n := len(p.keeping(b, notKept)); n != 4 {
+		t.Errorf("%d branches are not kept", n)
+	}
+}
+
+// TestHolds lets branches go: not those that are in use, and none that nobody else has.
+func TestHolds(t *testing.T) {
+	_, a, p, b := partial(t)
+	send(t, a, p, b)
+	err := p.SetPatterns(b, []string{"main"}, false, func(branch string) []string {
+		if branch == "agent-2" {
+			return []string{"it is mounted at /x"}
+		}
+		return nil
+	})
+	var held *KeptError
+	if !errors.As(err, &held) || held.Branch != "agent-2" {
+		t.Fatalf("a branch that is held: %v", err)
+	}
+	if got := p.keeping(b, kept); len(got) != 5 {
+		t.Errorf("after the refusal %q are kept", got)
+	}
+	for _, bad := range [][]string{{"["}, {""}, {"a/b"}, make([]string, maxPatterns+1)} {
+		if err := p.SetPatterns(b, bad, false, nil); err == nil {
+			t.Errorf("%q is a pattern", bad)
+		}
+	}
+	p.keep(b, "agent-1")
+	if got := p.keeping(b, leaving); !slices.Equal(got, []string{"agent-2", "agent-3", "other"}) {
+		t.Errorf("leaving: %q", got)
+	}
+	if err := p.drop(b, p.uuidOf(b, "agent-2"), nil); !errors.Is(err, errHeld) {
+		t.Errorf("dropped though nobody has it: %v", err)
+	}
+	marks, err := a.Marks(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.drop(b, p.uuidOf(b, "agent-2"), marks); err != nil {
+		t.Error(err)
+	}
+	if got := p.keeping(b, notKept); !slices.Equal(got, []string{"agent-2"}) {
+		t.Errorf("not kept: %q", got)
+	}
+}
+
+func (s *store) uuidOf(b [16]byte, branch string) [16]byte {
+	s.t.Helper()
+	all, err := s.Branches(b)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return all[slices.IndexFunc(all, func(st BranchStatus) bool { return st.Name == branch })].uuid
+}

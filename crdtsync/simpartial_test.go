@@ -1,0 +1,174 @@
+package crdtsync
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/schema"
+)
+
+// simFilters has nodes, all but the first, keep only some branches, in a part of
+// the histories. Its numbers are its own, so that the others are what they were.
+type simFilters struct {
+	rng *rand.Rand
+	on  bool
+}
+
+func newSimFilters(seed uint64) simFilters {
+	f := simFilters{rng: rand.New(rand.NewPCG(seed, 2))}
+	f.on = f.rng.IntN(3) == 0
+	return f
+}
+
+// refilter has some node keep other branches, now and then.
+func (s *sim) refilter() {
+	f := s.filters
+	if !f.on || f.rng.IntN(6) != 0 {
+		return
+	}
+	n := s.nodes[f.rng.IntN(len(s.nodes))]
+	var patterns []string
+	for _, p := range []string{"main", "x*", "y*", "z*"} {
+		if f.rng.IntN(2) == 0 {
+			patterns = append(patterns, p)
+		}
+	}
+	if !n.up || n == s.nodes[0] {
+		return
+	}
+	all := len(patterns) == 0
+	err := n.SetPatterns(s.bucket, patterns, all, nil)
+	s.logf("%s keeps %q, all: %v: %v", n.name, patterns, all, err)
+	n.must(n.db.Commit())
+}
+
+// checkFilters holds every node to have, of the branches that it keeps, what the
+// first node has, which keeps all. Then all keep all.
+func (s *sim) checkFilters() {
+	if !s.filters.on {
+		return
+	}
+	s.settleFilters()
+	first := s.nodes[0]
+	for _, n := range s.lawful()[1:] {
+		keeps := n.wanted()
+		s.logf("%s keeps %d branches", n.name, len(keeps))
+		if s.prunes {
+			continue
+		}
+		if d := difference(first.versionsOf(keeps), n.versionsOf(keeps)); d != "" {
+			s.fatalf("%s, which keeps some branches, has other versions of them than %s: %s", n.name, first.name, d)
+		}
+		if d := difference(first.shownOf(keeps), n.shownOf(keeps)); d != "" {
+			s.fatalf("%s, which keeps some branches, shows something else than %s: %s", n.name, first.name, d)
+		}
+	}
+	for _, n := range s.lawful()[1:] {
+		n.must(n.SetPatterns(s.bucket, nil, true, nil))
+		n.must(n.db.Commit())
+	}
+	s.settleFilters()
+	for _, n := range s.lawful() {
+		if a, b := n.stubs(), len(n.wanted()); a != 0 && s.outlaw == "" || b != len(first.wanted()) {
+			s.fatalf("%s, which keeps all, has %d stubs, and %d branches of %d", n.name, a, b, len(first.wanted()))
+		}
+	}
+}
+
+// settleFilters waits until nobody lacks anything, nor has what it does not keep.
+func (s *sim) settleFilters() {
+	for wait := time.Second; ; wait = wait * 5 / 4 {
+		s.settle()
+		left := ""
+		for _, n := range s.lawful() {
+			_, lacks, err := n.marksAndLacks(s.bucket)
+			n.must(err)
+			if lacks > 0 {
+				left += fmt.Sprintf("\n%s lacks %d changes", n.name, lacks)
+			}
+			all, err := n.Branches(s.bucket)
+			n.must(err)
+			for _, b := range all {
+				if b.Keep == coming || b.Keep == leaving {
+					left += fmt.Sprintf("\n%s: %s is %v, %d stubs", n.name, b.Name, b.Keep, b.Stubs)
+				}
+			}
+		}
+		if left == "" {
+			return
+		}
+		if wait > 20*time.Minute {
+			s.fatalf("the nodes did not come to have what they keep:%s", left)
+		}
+		time.Sleep(wait)
+	}
+}
+
+// wanted returns the uuids of the branches that n keeps.
+func (n *simNode) wanted() map[[16]byte]bool {
+	all, err := n.Branches(n.s.bucket)
+	n.must(err)
+	keeps := map[[16]byte]bool{}
+	for _, b := range all {
+		if b.Keep == kept {
+			keeps[b.uuid] = true
+		}
+	}
+	return keeps
+}
+
+func (n *simNode) stubs() (left int64) {
+	n.read(func(tx *schema.Tx) (err error) {
+		left, err = count(tx, `SELECT count(*) FROM sync_stub`)
+		return err
+	})
+	return left
+}
+
+func (n *simNode) versionsOf(keeps map[[16]byte]bool) (all []string) {
+	n.eachVersion(func(v *pathtree.Version) {
+		if keeps[v.Branch] {
+			all = append(all, thingKey(v)+" "+v.ID.String())
+		}
+	})
+	slices.Sort(all)
+	return all
+}
+
+// shownOf returns what the heads of branches show, in lines.
+func (n *simNode) shownOf(keeps map[[16]byte]bool) (lines []string) {
+	n.read(func(tx *schema.Tx) error {
+		lines = nil
+		sh, err := n.lookup(tx, n.s.bucket)
+		if err != nil {
+			return err
+		}
+		branches, err := n.tree.Branches(tx, sh.bucket.ID)
+		if err != nil {
+			return err
+		}
+		onLive := map[int64]bool{}
+		for _, b := range branches {
+			onLive[b.ID] = b.Live || onLive[b.Parent]
+		}
+		for _, b := range branches {
+			if !keeps[b.UUID] {
+				continue
+			}
+			v, err := n.tree.View(tx, b.ID, 0)
+			if err != nil {
+				return err
+			}
+			lines = append(lines, fmt.Sprintf("== branch %s %x, live %v", b.Name, b.UUID[:4], b.Live))
+			if err := n.walk(tx, v, v.Root(), "", map[pathtree.Ino]bool{}, onLive[b.ID], &lines); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return strings.Split(strings.Join(lines, "\n"), "\n")
+}

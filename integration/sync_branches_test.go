@@ -1,0 +1,137 @@
+package integration_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// branchStates returns how the branches of work stand on the node, by name.
+func (n *node) branchStates(t testing.TB) map[string]string {
+	t.Helper()
+	states := map[string]string{}
+	d := json.NewDecoder(strings.NewReader(n.alkfs(t, "--json", "sync", "branches", "work")))
+	for d.More() {
+		var b struct{ Branch, State string }
+		must(t, d.Decode(&b))
+		states[b.Branch] = b.State
+	}
+	return states
+}
+
+// diskUse returns the bytes of the node's store.
+func (n *node) diskUse(t testing.TB) (bytes int64) {
+	t.Helper()
+	n.alkfs(t, "--json", "stats") // opening and closing it checkpoints
+	must(t, filepath.WalkDir(n.store.dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		fi, err := d.Info()
+		if err == nil {
+			bytes += fi.Size()
+		}
+		return err
+	}))
+	return bytes
+}
+
+// A node keeps two of many branches: it shows these alone and its store is much
+// smaller; edits go both ways; it gets another branch, and lets one go; a third that
+// joins through it shows what that one has, says that it lacks the rest, and gets it
+// from the first.
+func TestNodeKeepsSomeBranches(t *testing.T) {
+	a, b, c := newNode(t, true), newNode(t, false), newNode(t, false)
+	a.serve(t)
+	must(t, os.WriteFile(a.path("shared"), []byte("shared"), 0o644))
+	const branches, files = 30, 60
+	for i := range branches {
+		name := fmt.Sprintf("agent-%d", i)
+		a.alkfs(t, "branch", "create", "work/"+name)
+		from := filepath.Join(t.TempDir(), "made")
+		must(t, os.Mkdir(from, 0o755))
+		for k := range files {
+			must(t, os.WriteFile(filepath.Join(from, fmt.Sprintf("%d-%d", i, k)), fmt.Append(nil, i, " ", k), 0o644))
+		}
+		a.alkfs(t, "put", "-r", from, "work/"+name+":")
+	}
+	b.alkfs(t, "join", "--name", "b", "--branches", "main,agent-1", a.ticket(t, "rw"))
+	p := b.serveUnmounted(t)
+	eventually(t, "the branches that are kept", func() bool {
+		s := b.branchStates(t)
+		return s["main"] == "kept" && s["agent-1"] == "kept" && len(s) == branches+1 && b.try(t, "ls", "work/agent-1:made").code == 0 &&
+			b.alkfs(t, "ls", "work/agent-1:made") == a.alkfs(t, "ls", "work/agent-1:made")
+	})
+	for name, state := range b.branchStates(t) {
+		if want := name == "main" || name == "agent-1"; (state == "kept") != want {
+			t.Errorf("%s is %s", name, state)
+		}
+	}
+	for _, command := range [][]string{
+		{"ls", "work/agent-2:"}, {"mount", "work/agent-2", t.TempDir()}, {"diff", "work/agent-1", "work/agent-2"},
+		{"merge", "work/agent-2", "work/main"}, {"where", "work/agent-2:made/2-0"}, {"pin", "work/agent-2:"}, {"branch", "create", "work/x", "--from", "agent-2"},
+		{"log", "work/agent-2:"}, {"cat", "work/agent-2:made/2-0"}, {"snapshot", "create", "s", "work/agent-2"},
+	} {
+		if r := b.try(t, command...); r.code == 0 || !strings.Contains(r.err, "`alkfs sync branches work agent-2` fetches it") {
+			t.Errorf("%s: %d %s", strings.Join(command, " "), r.code, r.err)
+		}
+	}
+	if out := b.alkfs(t, "branch", "ls", "work"); !strings.Contains(out, "not kept on this machine") {
+		t.Errorf("branch ls says\n%s", out)
+	}
+	must(t, p.cmd.Process.Signal(os.Interrupt))
+	must(t, p.wait(t))
+	if all, part := a.diskUse(t), b.diskUse(t); part > all/2 {
+		t.Errorf("a store with 2 of %d branches has %d bytes, one with all %d", branches+1, part, all)
+	}
+	b.serve(t)
+	must(t, os.WriteFile(b.path("from b"), []byte("b"), 0o644))
+	a.alkfs(t, "put", b.path("shared"), "work/agent-1:from-a")
+	caughtUp(t, a, b)
+	eventually(t, "edits both ways", func() bool {
+		return a.try(t, "cat", "work:from b").out == "b" && b.try(t, "cat", "work/agent-1:from-a").out == "shared"
+	})
+
+	b.alkfs(t, "sync", "branches", "work", "agent-2")
+	eventually(t, "a branch more", func() bool { return b.try(t, "cat", "work/agent-2:made/2-0").out == "2 0" })
+	if r := b.try(t, "sync", "branches", "work", "--only", "agent-2"); r.code != 0 {
+		t.Fatalf("narrowing: %s", r.err)
+	}
+	eventually(t, "a branch less", func() bool { return b.branchStates(t)["agent-1"] == "not kept" })
+	if s := b.branchStates(t); s["main"] != "kept" || s["agent-2"] != "kept" {
+		t.Errorf("%v", s)
+	}
+
+	a.alkfs(t, "peer", "grant", "work", "b", "admin")
+	ticket := b.ticket(t, "rw")
+	a.stop(t)
+	c.redeem(t, ticket)
+	c.serveUnmounted(t)
+	eventually(t, "what b has", func() bool { return c.try(t, "cat", "work/agent-2:made/2-0").code == 0 })
+	eventually(t, "what it lacks", func() bool {
+		return c.branchStates(t)["agent-3"] == "coming" && strings.Contains(c.alkfs(t, "sync", "status"), "changes still to come")
+	})
+	a.serve(t)
+	eventually(t, "the rest", func() bool {
+		s := c.branchStates(t)
+		return !slices.Contains(slices.Collect(maps.Values(s)), "coming") && len(s) == branches+1
+	})
+	for _, name := range []string{"main", "agent-2", "agent-3", "agent-29"} {
+		if got, want := c.alkfs(t, "ls", "-lR", "work/"+name), a.alkfs(t, "ls", "-lR", "work/"+name); got != want {
+			t.Errorf("%s: c has\n%s\na has\n%s", name, got, want)
+		}
+	}
+	for _, n := range []*node{a, b, c} {
+		n.fsckDeep(t)
+	}
+}
