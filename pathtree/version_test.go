@@ -333,6 +333,66 @@ func TestExportInPieces(t *testing.T) {
 	}
 }
 
+// behind counts the versions that the next export of a branch looks through.
+func (r *replica) behind(branch int64) (n int) {
+	r.t.Helper()
+	r.write(func(tx *schema.Tx) error {
+		for _, table := range []string{"dentry", "inode", "xattr", "aside"} {
+			s := tx.Stmt("SELECT count(*) FROM " + table + " WHERE branch = ?1 AND stamp > (SELECT exported FROM branch WHERE id = ?1)")
+			s.BindInt64(1, branch)
+			if _, err := s.Step(); err != nil {
+				return err
+			}
+			n += int(s.ColumnInt64(0))
+		}
+		return nil
+	})
+	return n
+}
+
+// What others wrote is not looked through by the export of what is written here, the
+// first one included, and what was written before an import and had no event is not lost.
+func TestExportPassesOverImports(t *testing.T) {
+	all := newReplicas(t, 2)
+	a, b := all[0], all[1]
+	for i := range 50 {
+		a.make(a.main, fmt.Sprint("a", i))
+	}
+	fork := a.fork(a.main, "fork", Origin{})
+	a.make(fork, "only")
+	b.take(a.export())
+	there := b.view("fork", 0)
+	for _, v := range []*View{b.main, there} {
+		if n := b.behind(v.branch.ID); n != 0 {
+			t.Errorf("branch %d: the first export would look through %d versions", v.branch.ID, n)
+		}
+	}
+	b.make(b.main, "b")
+	if n, own := b.behind(b.main.branch.ID), len(b.export().Versions); n != own || own == 0 {
+		t.Errorf("%d versions looked through for %d", n, own)
+	}
+
+	var nameless Inode
+	b.write(func(tx *schema.Tx) (err error) {
+		nameless, err = b.main.CreateUnlinked(tx, b.main.Root(), NewInode{Mode: unix.S_IFREG | 0o644})
+		return err
+	})
+	b.export()
+	a.make(a.main, "a")
+	b.take(a.export())
+	if e := b.export(); !slices.ContainsFunc(e.Versions, func(v Version) bool { return v.Ino == nameless.Ino }) {
+		t.Error("an inode without a name, made before an import, was passed over")
+	}
+	a.make(a.main, "aa")
+	b.take(a.export())
+	if n := b.behind(b.main.branch.ID); n != 0 {
+		t.Errorf("%d versions to look through afterwards", n)
+	}
+	b.make(b.main, "bb")
+	meet(a, b)
+	wantEqual(t, a, b)
+}
+
 // In any order, version by version, and twice.
 func TestVersionsInAnyOrder(t *testing.T) {
 	all := newReplicas(t, 3)

@@ -307,6 +307,31 @@ func (x *exchange) advance(branch int64, upTo schema.Stamp) (after schema.Stamp,
 	return after, run(s)
 }
 
+// passOver seals a branch up to a stamp that follows all that is there and comes, so
+// that the next export need not look through what others wrote. What this node wrote
+// and did not export, as it had no event, keeps it from that: the next export looks at
+// it first.
+func (x *exchange) passOver(branch int64, upTo schema.Stamp) error {
+	own, err := x.ownBehind(branch)
+	if err != nil {
+		return err
+	}
+	if !own {
+		_, err = x.advance(branch, upTo)
+		return err
+	}
+	if err := x.seal(branch, upTo); err != nil {
+		return err
+	}
+	return x.lookAgain()
+}
+
+// ownBehind reports whether a branch has versions of this node's that were not exported.
+func (x *exchange) ownBehind(branch int64) (bool, error) {
+	until, err := x.upTo(branch, schema.MaxStamp, 0)
+	return until < schema.MaxStamp, err
+}
+
 // seal keeps a branch's versions up to a stamp from being overwritten.
 func (x *exchange) seal(branch int64, upTo schema.Stamp) error {
 	s := x.tx.Stmt("UPDATE branch SET sealed = max(sealed, ?) WHERE id = ?")

@@ -281,7 +281,7 @@ func (m *importer) add(fresh []arrival) error {
 	for _, p := range fresh {
 		if _, ok := least[p.at.branch]; !ok {
 			least[p.at.branch] = p.at.stamp
-			if err := m.seal(p.at.branch, now); err != nil {
+			if err := m.passOver(p.at.branch, now); err != nil {
 				return err
 			}
 		}
