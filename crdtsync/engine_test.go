@@ -1,6 +1,8 @@
 package crdtsync
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -241,4 +243,42 @@ func TestLateChangesOfARevokedNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	alike(true)
+}
+
+// TestRevokedNodeIsSentNothing has a session look for what there is to send while no
+// one else has noticed that its peer was shut out.
+func TestRevokedNodeIsSentNothing(t *testing.T) {
+	a, c := newStore(t, "a"), newStore(t, "c")
+	b := a.makeBucket("team")
+	c.admit(a, b, identity.ReadWrite)
+	has, err := c.Marks(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sent bytes.Buffer
+	s := newSession(NewEngine(a.Replica, nil, Options{}), c.Key(), &sent)
+	write := func(name string) *feed {
+		a.write(b, name, "1")
+		if n, err := a.Drain(t.Context(), b); err != nil || n == 0 {
+			t.Fatalf("%d changes made, %v", n, err)
+		}
+		f := &feed{marks: make(chan *marks, 1)}
+		f.marks <- &marks{} // follow returns when it has sent all
+		return f
+	}
+	f := write("open")
+	if _, _, err := s.follow(t.Context(), b, f); err != nil || sent.Len() == 0 || f.sent == 0 {
+		t.Fatalf("%d bytes went to a member, up to change %d, %v", sent.Len(), f.sent, err)
+	}
+	if err := a.Grant(b, c.Key(), identity.None, ""); err != nil {
+		t.Fatal(err)
+	}
+	sent.Reset()
+	f = write("secret")
+	if _, _, err := s.follow(t.Context(), b, f); !errors.Is(err, errRevoked) || sent.Len() != 0 {
+		t.Errorf("%d bytes went to a revoked node, %v", sent.Len(), err)
+	}
+	if err := s.catchUp(t.Context(), b, f, has); !errors.Is(err, errRevoked) || sent.Len() != 0 {
+		t.Errorf("it compared what it had: %d bytes, %v", sent.Len(), err)
+	}
 }

@@ -384,6 +384,9 @@ func (s *session) catchUp(ctx context.Context, b [16]byte, f *feed, theirs []Mar
 		upto := arrived[len(all)-1]
 		arrived = arrived[len(all):]
 		all = slices.DeleteFunc(all, func(e []byte) bool { return e == nil })
+		if _, err := s.members(b); err != nil {
+			return err
+		}
 		if all, err = s.outgoing(b, f, all); err != nil {
 			return err
 		}
@@ -407,7 +410,7 @@ func (s *session) follow(ctx context.Context, b [16]byte, f *feed) (*marks, bool
 			return nil, false, err
 		}
 		if len(all) > 0 {
-			m, err := s.e.Membership(b)
+			m, err := s.members(b)
 			if err != nil {
 				return nil, false, err
 			}
@@ -435,6 +438,17 @@ func (s *session) follow(ctx context.Context, b [16]byte, f *feed) (*marks, bool
 			return nil, false, nil
 		}
 	}
+}
+
+// members returns who belongs to a bucket now; errRevoked when the peer does not. Asked
+// after changes were read and before they are sent, it keeps from whom was shut out
+// here all that was made after that.
+func (s *session) members(b [16]byte) (*identity.Membership, error) {
+	m, err := s.e.Membership(b)
+	if err == nil && m.Role(s.peer) < identity.ReadOnly {
+		err = errRevoked
+	}
+	return m, err
 }
 
 func (s *session) sendChanges(b [16]byte, f *feed, all [][]byte, upto int64) error {
