@@ -470,15 +470,17 @@ func (s *Store) SyncStatus() (all []BucketStatus, pid int, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	if running {
-		return st.Buckets, st.PID, nil
-	}
 	r, err := s.replica(nil)
 	if err != nil {
 		return nil, 0, err
 	}
-	all, err = r.Status()
-	return all, 0, err
+	if all, pid = st.Buckets, st.PID; !running {
+		all, err = r.Status()
+	}
+	if err == nil {
+		err = r.CountChanges(all)
+	}
+	return all, pid, err
 }
 
 // readSyncState reads what the process that synchronises has left, if there is

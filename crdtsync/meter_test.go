@@ -1,10 +1,12 @@
 package crdtsync
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/alkdev/alkfs/crdtsync/identity"
+	"github.com/alkdev/alkfs/schema"
 )
 
 func TestMeter(t *testing.T) {
@@ -70,5 +72,57 @@ func TestStatusOfAPeer(t *testing.T) {
 	}
 	if m := status(); m.Ahead != 5 {
 		t.Errorf("ahead by %d, want 5", m.Ahead)
+	}
+}
+
+// How far a node is behind is counted without looking through what it acknowledged.
+func TestBehindLooksAtWhatIsNew(t *testing.T) {
+	a, c, o := newStore(t, "a"), newStore(t, "c"), newStore(t, "o")
+	b := a.makeBucket("team")
+	c.admit(a, b, identity.ReadWrite)
+	for _, name := range []string{"1", "2", "3"} {
+		a.write(b, name, "1")
+		if _, err := a.Drain(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id, other := a.bucketID(b), a.bucketID(a.makeBucket("other"))
+	err := a.db.Read(func(tx *schema.Tx) error {
+		newest, err := newestArrival(tx, id)
+		if err != nil {
+			return err
+		}
+		all, err := count(tx, `SELECT count(*) FROM sync_change`)
+		if err != nil {
+			return err
+		}
+		for _, w := range []struct {
+			bucket, acked int64
+			key           identity.Key
+			want          int64
+		}{{id, 0, c.Key(), all}, {id, newest - 1, c.Key(), 1}, {id, newest, c.Key(), 0}, {id, 0, a.Key(), 0}, {other, 0, o.Key(), 0}} {
+			if n, err := behind(tx, w.bucket, w.acked, w.key); err != nil || n != w.want {
+				t.Errorf("after %d in bucket %d: %d, want %d, %v", w.acked, w.bucket, n, w.want, err)
+			}
+		}
+		s := tx.Stmt("EXPLAIN QUERY PLAN " + selectBehind)
+		seeks := 0
+		for err := range schema.Rows(s) {
+			if err != nil {
+				return err
+			}
+			if strings.Contains(s.ColumnText(3), "USING INTEGER PRIMARY KEY (rowid>?)") {
+				seeks++
+			} else if strings.Contains(s.ColumnText(3), "SCAN sync") || strings.Contains(s.ColumnText(3), "bucket=?") {
+				t.Errorf("it looks through everything: %s", s.ColumnText(3))
+			}
+		}
+		if seeks != 2 {
+			t.Errorf("%d seeks by number", seeks)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

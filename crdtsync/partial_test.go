@@ -142,6 +142,9 @@ func alike(t *testing.T, b [16]byte, branches []string, all ...*store) {
 func (s *store) status(b [16]byte) BucketStatus {
 	s.t.Helper()
 	all, err := s.Replica.Status()
+	if err == nil {
+		err = s.CountChanges(all)
+	}
 	if err != nil {
 		s.t.Fatal(err)
 	}

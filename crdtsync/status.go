@@ -1,6 +1,7 @@
 package crdtsync
 
 import (
+	"errors"
 	"time"
 
 	"github.com/alkdev/alkfs/crdtsync/identity"
@@ -12,7 +13,7 @@ type BucketStatus struct {
 	UUID    [16]byte
 	Name    string
 	Role    identity.Role // of this node
-	Changes int64         // kept here, of all authors
+	Changes int64         // kept here, of all authors (CountChanges)
 	Waiting int64         // versions of this node's that are not in a change yet; of a reader's they stay here
 	Void    int64         // changes of this node's that do not count, and are not sent: it may not write, and who says so had not heard them
 	Stubs   int64         // changes of branches that are not kept here, of which only the hash is here
@@ -38,7 +39,8 @@ type MemberStatus struct {
 	Traffic   Traffic
 }
 
-// Status returns how every shared bucket stands, by name.
+// Status returns how every shared bucket stands, by name. Changes are
+// left to CountChanges.
 func (r *Replica) Status() (all []BucketStatus, err error) {
 	err = r.db.Read(func(tx *schema.Tx) error {
 		all = nil
@@ -94,15 +96,31 @@ func (r *Replica) status(tx *schema.Tx, sh shared) (st BucketStatus, err error) 
 	if st.Waiting, err = count(tx, `SELECT count(*) FROM sync_out WHERE bucket = ?`, sh.bucket.ID); err != nil {
 		return st, err
 	}
-	if st.Changes, err = count(tx, `SELECT count(*) FROM sync_change WHERE bucket = ?`, sh.bucket.ID); err != nil {
-		return st, err
-	}
 	if st.Lacks, err = r.wantedStubs(tx, sh, 0); err != nil {
 		return st, err
 	}
 	st.Stubs, err = count(tx, `SELECT count(*) FROM sync_stub WHERE bucket = ?`, sh.bucket.ID)
 	st.Stubs -= st.Lacks
 	return st, err
+}
+
+// CountChanges fills in the Changes of a Status, for which it looks through all of them.
+func (r *Replica) CountChanges(all []BucketStatus) error {
+	return r.db.Read(func(tx *schema.Tx) error {
+		for i := range all {
+			sh, err := r.lookup(tx, all[i].UUID)
+			if errors.Is(err, ErrNotShared) {
+				continue // any more
+			}
+			if err == nil {
+				all[i].Changes, err = count(tx, `SELECT count(*) FROM sync_change WHERE bucket = ?`, sh.bucket.ID)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func count(tx *schema.Tx, query string, args ...int64) (int64, error) {
@@ -151,11 +169,11 @@ func (e *Engine) connection(b [16]byte, m *MemberStatus) error {
 		l.session.mu.Unlock()
 	}
 	return e.db.Read(func(tx *schema.Tx) (err error) {
-		if m.Behind, err = behind(tx, b, acked, m.Key); err != nil {
-			return err
-		}
 		sh, err := e.lookup(tx, b)
 		if err != nil {
+			return err
+		}
+		if m.Behind, err = behind(tx, sh.bucket.ID, acked, m.Key); err != nil {
 			return err
 		}
 		ours, err := readMarks(tx, sh.bucket.ID)
@@ -164,13 +182,16 @@ func (e *Engine) connection(b [16]byte, m *MemberStatus) error {
 	})
 }
 
+// selectBehind counts by number: most of a bucket was acknowledged long ago.
+const selectBehind = `SELECT count(*) FROM (SELECT arrived, author, source FROM sync_change WHERE arrived > ?2 AND +bucket = ?1
+		UNION ALL SELECT arrived, author, source FROM sync_stub WHERE arrived > ?2 AND +bucket = ?1) c
+	CROSS JOIN node a ON a.id = author CROSS JOIN node o ON o.id = source
+	WHERE a.key <> ?3 AND o.key <> ?3`
+
 // behind counts the changes after a number that others than k made.
-func behind(tx *schema.Tx, bucket [16]byte, acked int64, k identity.Key) (int64, error) {
-	s := tx.Stmt(`SELECT count(*) FROM (SELECT arrived, bucket, author, source FROM sync_change WHERE arrived > ?2
-			UNION ALL SELECT arrived, bucket, author, source FROM sync_stub WHERE arrived > ?2) c
-		JOIN bucket ON bucket.id = c.bucket JOIN node a ON a.id = author JOIN node o ON o.id = source
-		WHERE uuid = ?1 AND a.key <> ?3 AND o.key <> ?3`)
-	s.BindBytes(1, bucket[:])
+func behind(tx *schema.Tx, bucket, acked int64, k identity.Key) (int64, error) {
+	s := tx.Stmt(selectBehind)
+	s.BindInt64(1, bucket)
 	s.BindInt64(2, acked)
 	s.BindBytes(3, k[:])
 	_, err := s.Step()
