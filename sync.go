@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -60,12 +61,12 @@ type Syncer struct {
 	s        *Store
 	o        SyncOptions
 	limits   crdtsync.Limits
-	at       net.Addr
+	at       *net.UDPAddr
 	node     atomic.Pointer[syncNode]
 	contents *contents
 	worker   worker.Worker
 	lock     *os.File
-	addrs    []string
+	addrs    atomic.Pointer[[]string]
 	stop     context.CancelFunc
 	done     chan struct{}
 	err      error // of the engine; set before done is closed
@@ -108,9 +109,8 @@ func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
 		return nil, errors.Join(err, y.worker.Close(), y.lock.Close())
 	}
 	y.at = n.quic.Addr()
-	if y.addrs = o.Announce; len(y.addrs) == 0 {
-		y.addrs = announced(n.quic.Addr())
-	}
+	addrs := y.findAddrs()
+	y.addrs.Store(&addrs)
 	y.contents = s.newContents(n.replica, func() NodeKey { return y.node.Load().replica.Key() }, limits.Stall())
 	y.makeEngine(n)
 	ctx, stop := context.WithCancel(context.Background())
@@ -120,6 +120,7 @@ func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
 		defer close(y.done)
 		var wg sync.WaitGroup
 		wg.Go(func() { y.publishStatus(ctx) })
+		wg.Go(func() { y.watchAddrs(ctx) })
 		wg.Go(func() { y.contents.run(ctx, s) })
 		y.err = y.run(ctx)
 		stop()
@@ -140,7 +141,7 @@ func (y *Syncer) listen(addr string) (*syncNode, error) {
 
 func (y *Syncer) makeEngine(n *syncNode) {
 	n.engine = crdtsync.NewEngine(n.replica, crdtsync.Limit(n.quic, y.limits), crdtsync.Options{
-		Addrs: y.addrs, BulkLinks: y.o.Links,
+		Addrs: y.Addrs(), BulkLinks: y.o.Links,
 		Joined: func(p *crdtsync.Node) { y.contents.fetcher.AddPeer(p) },
 		Left:   y.contents.fetcher.RemovePeer,
 		Blobs:  y.contents.serve,
@@ -210,11 +211,43 @@ func announced(a *net.UDPAddr) (addrs []string) {
 	return addrs
 }
 
+// findAddrs returns where other nodes are to be told to find this one.
+func (y *Syncer) findAddrs() []string {
+	if len(y.o.Announce) > 0 {
+		return y.o.Announce
+	}
+	return announced(y.at)
+}
+
+// watchAddrs looks now and then whether the machine has other addresses, as when
+// it has come to another network, until ctx ends.
+func (y *Syncer) watchAddrs(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for had := announced(y.at); ; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		has := announced(y.at)
+		if slices.Equal(has, had) {
+			continue
+		}
+		if had = has; len(has) == 0 {
+			continue // nobody can be told
+		}
+		addrs := y.findAddrs()
+		y.addrs.Store(&addrs)
+		y.node.Load().engine.SetAddrs(addrs)
+	}
+}
+
 // Addr returns where the syncer listens.
 func (y *Syncer) Addr() net.Addr { return y.at }
 
 // Addrs returns where other nodes are told to find this one.
-func (y *Syncer) Addrs() []string { return y.addrs }
+func (y *Syncer) Addrs() []string { return *y.addrs.Load() }
 
 // Done is closed when synchronising has ended; Close says why.
 func (y *Syncer) Done() <-chan struct{} { return y.done }
@@ -268,7 +301,7 @@ func (y *Syncer) writeStatus() error {
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(syncState{PID: os.Getpid(), Key: engine.Key().String(), Addrs: y.addrs, Drained: drained, Buckets: all})
+	b, err := json.Marshal(syncState{PID: os.Getpid(), Key: engine.Key().String(), Addrs: y.Addrs(), Drained: drained, Buckets: all})
 	if err != nil {
 		return err
 	}

@@ -22,10 +22,10 @@ const (
 // work of one core and has one congestion window; and what somebody waits for
 // does not queue behind what is large.
 type Node struct {
-	e     *Engine
-	main  Link
-	addrs []string      // where it may be dialled once more
-	turn  chan struct{} // has room for one: who chooses a link, or dials one
+	e    *Engine
+	main Link
+	addr string        // at which it was dialled; "": it dialled
+	turn chan struct{} // has room for one: who chooses a link, or dials one
 
 	mu     sync.Mutex // guards what follows
 	bulk   []*bulkLink
@@ -43,13 +43,19 @@ type bulkLink struct {
 }
 
 func newNode(e *Engine, main Link, addr string) *Node {
-	n := &Node{e: e, main: main, turn: make(chan struct{}, 1)}
-	if addr != "" {
-		n.addrs = []string{addr}
-	} else if addrs, _, err := e.placesOf(main.Peer()); err == nil {
-		n.addrs = addrs
+	return &Node{e: e, main: main, addr: addr, turn: make(chan struct{}, 1)}
+}
+
+// addrs returns where it may be dialled once more.
+func (n *Node) addrs() []string {
+	if n.addr != "" {
+		return []string{n.addr}
 	}
-	return n
+	addrs, _, err := n.e.placesOf(n.Key())
+	if err != nil {
+		n.e.log.Error("an address could not be read", "err", err)
+	}
+	return addrs
 }
 
 // Key returns its key.
@@ -137,7 +143,7 @@ func (n *Node) leastLocked() (best *bulkLink) {
 
 // dial adds a link.
 func (n *Node) dial(ctx context.Context) {
-	for _, a := range n.addrs {
+	for _, a := range n.addrs() {
 		l, err := n.e.net.Dial(ctx, a, n.Key())
 		if err == nil {
 			if b := n.add(l, true); b != nil {
@@ -175,7 +181,11 @@ func (n *Node) serve(b *bulkLink, first io.ReadWriteCloser) {
 		<-b.Done()
 		cancel()
 	}()
+	var wg sync.WaitGroup
+	wg.Go(func() { n.e.probe(ctx, b) })
 	n.e.serveStreams(ctx, b, first, func() func() { n.use(b); return func() { n.unuse(b) } })
+	cancel()
+	wg.Wait()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.bulk = slices.DeleteFunc(n.bulk, func(o *bulkLink) bool { return o == b })

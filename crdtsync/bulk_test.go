@@ -105,7 +105,7 @@ func TestNoFurtherLinks(t *testing.T) {
 	start(t, n, c, Options{Joined: func(o *Node) { nodes <- o }, Blobs: blobs})
 	same(t, b, a, c)
 	toA := <-nodes
-	toA.addrs = []string{"nowhere"}
+	toA.addr = "nowhere"
 	if got := said(t, toA, true); got != "content" || n.count() != 1 {
 		t.Errorf("%q over %d links", got, n.count())
 	}

@@ -89,9 +89,9 @@ const (
 	hasMoved
 )
 
-// rest waits for a time, or until ask is closed, k has other addresses than it
-// had, or ctx ends.
-func (e *Engine) rest(ctx context.Context, k identity.Key, d time.Duration, ask <-chan struct{}, had []string) int {
+// rest waits for a time, or until ask is closed, this node has moved (here), k has
+// other addresses than it had, or ctx ends.
+func (e *Engine) rest(ctx context.Context, k identity.Key, d time.Duration, ask, here <-chan struct{}, had []string) int {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
@@ -104,6 +104,8 @@ func (e *Engine) rest(ctx context.Context, k identity.Key, d time.Duration, ask 
 			return restedEnough
 		case <-ask:
 			return wasAsked
+		case <-here:
+			return hasMoved
 		case <-moved:
 		case <-ctx.Done():
 			return wasAsked

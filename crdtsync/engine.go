@@ -61,8 +61,10 @@ type Engine struct {
 	round      atomic.Uint64 // of Reach
 	fetched    signal        // somebody asked has answered
 	moved      signal        // where a node listens was heard
+	relocated  signal        // this node was
 
 	mu       sync.Mutex // guards what follows
+	addrs    []string   // where others find this node
 	sessions map[identity.Key]*live
 	problems map[identity.Key]problem
 	tried    map[identity.Key]uint64   // newest round in which a node was dialled, and is not connected
@@ -102,7 +104,7 @@ func NewEngine(r *Replica, net Network, o Options) *Engine {
 		o.BulkLinks = 4
 	}
 	e := &Engine{
-		Replica: r, o: o, traffic: traffic{of: map[identity.Key]*meters{}},
+		Replica: r, o: o, addrs: o.Addrs, traffic: traffic{of: map[identity.Key]*meters{}},
 		sessions: map[identity.Key]*live{}, problems: map[identity.Key]problem{}, tried: map[identity.Key]uint64{},
 		nearby: map[identity.Key][]string{}, fetching: map[[16]byte]bool{},
 	}
@@ -112,7 +114,7 @@ func NewEngine(r *Replica, net Network, o Options) *Engine {
 
 // Run synchronises until ctx ends; ErrReplaced when the node has another key.
 func (e *Engine) Run(ctx context.Context) error {
-	if err := e.setPlaces(e.key, e.o.Addrs); err != nil {
+	if err := e.setPlaces(e.key, e.ownAddrs()); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -256,6 +258,7 @@ func (e *Engine) talk(ctx context.Context, l Link, addr string) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { e.serveStreams(ctx, l, nil, nil) })
+	wg.Go(func() { e.probe(ctx, l) })
 	stopRead := context.AfterFunc(ctx, func() { s.Close() })
 	defer stopRead()
 	err = own.run(ctx, s)
@@ -268,10 +271,11 @@ func (e *Engine) talk(ctx context.Context, l Link, addr string) {
 	}
 }
 
-// streamSync and streamBlobs are the first bytes of streams.
+// The first bytes of streams.
 const (
 	streamSync  = 's'
 	streamBlobs = 'b'
+	streamProbe = 'p' // whoever gets it closes it, as any of a kind that it does not know
 )
 
 // firstStream opens the sync stream, or accepts the other side's first.
@@ -412,6 +416,7 @@ func (e *Engine) dialPeer(ctx context.Context, k identity.Key) {
 				return
 			}
 		}
+		here := e.relocated.wait()
 		now, round := e.compare.wait(), e.round.Load() // a Reach from here on is one more try
 		addrs := e.addrsOf(k)
 		if e.Admits(k) && !e.now().Before(e.problem(k).until) && e.dialOnce(ctx, k, addrs) {
@@ -421,7 +426,7 @@ func (e *Engine) dialPeer(ctx context.Context, k identity.Key) {
 		e.tried[k] = round
 		e.mu.Unlock()
 		e.progress.wake()
-		switch e.rest(ctx, k, backoff/2+rand.N(backoff), now, addrs) {
+		switch e.rest(ctx, k, backoff/2+rand.N(backoff), now, here, addrs) {
 		case restedEnough:
 			backoff = min(2*backoff, e.o.MaxBackoff)
 		case hasMoved:

@@ -15,6 +15,7 @@ type memNet struct {
 	mu    sync.Mutex // guards what follows
 	nodes map[string]*memNode
 	cut   map[[2]string]bool
+	muted bool // streams that are opened reach nobody
 	links map[*memLink]bool
 }
 
@@ -54,6 +55,12 @@ func (n *memNet) setCut(a, b string, cut bool) {
 	for _, l := range end {
 		l.Close("cut")
 	}
+}
+
+func (n *memNet) mute(muted bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.muted = muted
 }
 
 func (m *memNode) Dial(ctx context.Context, addr string, k identity.Key) (Link, error) {
@@ -119,6 +126,12 @@ func (l *memLink) OpenStream(ctx context.Context) (io.ReadWriteCloser, error) {
 	a, b := net.Pipe()
 	l.keep(a)
 	l.other.keep(b)
+	l.n.mu.Lock()
+	muted := l.n.muted
+	l.n.mu.Unlock()
+	if muted {
+		return a, nil
+	}
 	go func() {
 		select {
 		case l.other.streams <- b:

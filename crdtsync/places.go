@@ -58,7 +58,7 @@ func (e *Engine) heardOf(o peerPlaces) (changed bool, err error) {
 func (e *Engine) places(k identity.Key) (own []string, others []peerPlaces) {
 	keys, err := e.peers()
 	if err != nil {
-		return e.o.Addrs, nil
+		return e.ownAddrs(), nil
 	}
 	for _, o := range keys {
 		if o == k || len(others) == maxPlaces {
@@ -68,7 +68,7 @@ func (e *Engine) places(k identity.Key) (own []string, others []peerPlaces) {
 			others = append(others, peerPlaces{o, addrs, heard.UnixNano()})
 		}
 	}
-	return e.o.Addrs, others
+	return e.ownAddrs(), others
 }
 
 // samePlaces reports whether two say the same but for when it was heard.

@@ -32,6 +32,7 @@ type session struct {
 	buckets map[[16]byte]*feed
 	addrs   []string     // where the peer listens, as it says
 	told    [][16]byte   // buckets in the last hello
+	own     []string     // addresses in the last hello
 	others  []peerPlaces // in the last hello
 	acks    signal
 }
@@ -99,7 +100,7 @@ func (s *session) hello() error {
 	}
 	own, others := s.e.places(s.peer)
 	s.mu.Lock()
-	s.told, s.others = common, others
+	s.told, s.own, s.others = common, own, others
 	s.mu.Unlock()
 	return s.write(&message{Hello: &hello{Version: protocolVersion, Buckets: common, Addrs: own, Others: others}})
 }
@@ -478,10 +479,10 @@ func (s *session) announce(ctx context.Context) error {
 		if len(common) == 0 {
 			return errRevoked
 		}
-		_, others := s.e.places(s.peer)
+		own, others := s.e.places(s.peer)
 		s.mu.Lock()
 		feeds := maps.Clone(s.buckets)
-		news := !slices.Equal(s.told, common) || !samePlaces(s.others, others)
+		news := !slices.Equal(s.told, common) || !slices.Equal(s.own, own) || !samePlaces(s.others, others)
 		s.mu.Unlock()
 		for b, f := range feeds {
 			if err := s.sendGrants(b, f); err != nil {

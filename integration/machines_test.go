@@ -3,6 +3,7 @@ package integration_test
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -321,4 +322,93 @@ func TestMachinesFindEachOther(t *testing.T) {
 	o := told{}
 	o.write(t, a, "file", "content")
 	o.converged(t, a, b)
+}
+
+// While bytes are fetched, the machine that fetches them comes to another address,
+// with a moment without any. The connection that it had dialled goes on; where it
+// was dialled, nobody finds it any more, and it dials.
+func TestMachineMovesWhileBytesAreFetched(t *testing.T) {
+	w := newNetwork(t)
+	a, b := w.machine(t), w.machine(t)
+	a.addr, b.addr = ":4747", ":4747"
+	o := told{}
+	a.serve(t, "--mdns=false")
+	b.redeem(t, a.ticket(t, "rw"))
+	for i, dialled := range []bool{false, true} { // b, by a
+		name := fmt.Sprint("big ", i)
+		if dialled {
+			b.stop(t)
+			a.stop(t)
+			a.move(t, "10.77.0.11") // where b does not know it to be
+			a.addr, b.addr = ":4747", ":4747"
+			a.serve(t, "--mdns=false")
+		}
+		b.serve(t, "--mdns=false")
+		big := make([]byte, 6<<20)
+		rand.Read(big)
+		o.write(t, a, name, string(big))
+		eventually(t, "the name on b", func() bool { return b.shows(name, len(big)) })
+		if c := b.connections(t); len(c) != 1 || c[0] == dialled {
+			t.Fatalf("b was to be connected once, and dialled to be %v: %v", dialled, c)
+		}
+		before := b.received(t)
+		a.throttle(t, 8_000)
+		f, err := os.Open(b.path(name))
+		must(t, err)
+		t.Cleanup(func() { f.Close() })
+		got := make([]byte, len(big))
+		_, err = io.ReadFull(f, got[:1<<20])
+		must(t, err)
+		b.leave(t)
+		changes := b.changes(t)
+		o.write(t, b, name+" of b", "written without an address")
+		eventually(t, "a change on b, of which it cannot tell", func() bool { return b.changes(t) > changes })
+		part := b.received(t) - before
+		b.move(t, fmt.Sprint("10.77.0.2", i))
+		if _, err := io.ReadFull(f, got[1<<20:]); err != nil || !bytes.Equal(got, big) {
+			t.Errorf("the read that was going on when b moved: wrong bytes, or %v", err)
+		}
+		f.Close() // b can be stopped
+		a.throttle(t, 0)
+		o.converged(t, a, b)
+		all := b.received(t) - before
+		if part > int64(len(big))-1<<20 || all > int64(len(big))+2<<20 {
+			t.Errorf("of %d bytes b had got %d when it moved, and %d in the end", len(big), part, all)
+		}
+		want := []bool{true}
+		if dialled {
+			want = []bool{false, true}
+		}
+		if c := b.connections(t); !slices.Equal(c, want) {
+			t.Errorf("connections of b, dialled: %v, want %v", c, want)
+		}
+		if strings.Contains(read(t, b.log), "no recent network activity") {
+			t.Error("b waited until the connection was silent for long")
+		}
+		eventually(t, "a to hear where b is", func() bool {
+			return strings.Contains(a.alkfs(t, "--json", "sync", "status"), b.ip+":4747")
+		})
+		t.Logf("of %d bytes b had got %d when it moved, and %d in the end", len(big), part, all)
+	}
+}
+
+// connections returns of each that the machine's process has had whether it dialled.
+func (m *machine) connections(t testing.TB) (dialled []bool) {
+	t.Helper()
+	for line := range strings.Lines(read(t, m.log)) {
+		if strings.Contains(line, "msg=connected ") {
+			dialled = append(dialled, strings.Contains(line, "dialed=true"))
+		}
+	}
+	return dialled
+}
+
+// received returns how many bytes have come to the machine from the one other.
+func (m *machine) received(t testing.TB) int64 {
+	t.Helper()
+	var st struct {
+		In int64 `json:"bytes_in"`
+	}
+	must(t, json.Unmarshal([]byte(m.alkfs(t, "--json", "sync", "status")), &st))
+	return st.In
 }

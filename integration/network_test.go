@@ -75,11 +75,19 @@ func (w *network) machine(t testing.TB) *machine {
 	return m
 }
 
-// move gives the machine another address, from its next start on.
+// leave takes the machine's address away.
+func (m *machine) leave(t testing.TB) {
+	t.Helper()
+	m.namespace.run(t, "ip addr del %s/24 dev eth0", m.ip)
+	m.ip = ""
+}
+
+// move gives the machine another address. What listens at its address alone does so
+// from its next start on.
 func (m *machine) move(t testing.TB, ip string) {
 	t.Helper()
 	if m.ip != "" {
-		m.namespace.run(t, "ip addr del %s/24 dev eth0", m.ip)
+		m.leave(t)
 	}
 	m.namespace.run(t, "ip addr add %s/24 dev eth0", ip)
 	m.ip, m.addr = ip, ip+":4747"

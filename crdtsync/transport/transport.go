@@ -99,9 +99,10 @@ func Listen(addr string, c Config) (*Endpoint, error) {
 	// killed and came back that their connections are gone.
 	reset := quic.StatelessResetKey(sha256.Sum256(append([]byte("alkfs stateless reset 1\x00"), c.Private.Seed()...)))
 	e := &Endpoint{
-		c: c, udp: udp, quic: &quic.Transport{Conn: udp, StatelessResetKey: &reset}, cert: cert,
+		c: c, udp: udp, cert: cert,
 		in: make(chan *Conn), join: make(chan struct{}, maxJoins), conns: map[*Conn]struct{}{},
 	}
+	e.quic = &quic.Transport{Conn: socket{udp, e.connectedTo}, StatelessResetKey: &reset}
 	e.ln, err = e.quic.Listen(e.tls(nil), quicConfig())
 	if err != nil {
 		udp.Close()
