@@ -296,6 +296,16 @@ func TestCachedListingGoesOn(t *testing.T) {
 		{"one is made", func(t *testing.T, dir string, _ []string) {
 			write(t, filepath.Join(dir, "a-new-one"), "")
 		}},
+		{"all that was listed is removed, and listed again", func(t *testing.T, dir string, listed []string) {
+			for _, name := range listed {
+				if err := os.Remove(filepath.Join(dir, name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if list, err := os.ReadDir(dir); err != nil || len(list) == 0 {
+				t.Fatal(list, err)
+			}
+		}},
 		{"listed again before it goes on", func(t *testing.T, dir string, listed []string) {
 			if err := os.Remove(filepath.Join(dir, listed[0])); err != nil {
 				t.Fatal(err)
