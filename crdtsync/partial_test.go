@@ -440,7 +440,10 @@ func TestStubAttacks(t *testing.T) {
 		t.Error(err)
 	}
 	refused("a second question before the answer", s.gotNeed(q))
-	q.Changes = append(q.Changes, q.Changes[0])
+	q.Ask = 0
+	<-s.buckets[b].needs
+	refused("a question without a number", s.gotNeed(q))
+	q.Ask, q.Changes = 1, append(q.Changes, q.Changes[0])
 	refused("a question for too much", s.gotNeed(q))
 	refused("a filter of too much", (&filter{Branches: make([][16]byte, maxWanted+1)}).check())
 	refused("a filter that is no pattern", (&filter{Patterns: []string{"["}}).check())
@@ -566,4 +569,225 @@ func (s *store) uuidOf(b [16]byte, branch string) [16]byte {
 		s.t.Fatal(err)
 	}
 	return all[slices.IndexFunc(all, func(st BranchStatus) bool { return st.Name == branch })].uuid
+}
+
+// merge merges a branch into another.
+func (s *store) merge(b [16]byte, from, into string) error {
+	return s.inBranch(b, into, func(tx *schema.Tx, dst *pathtree.View) error {
+		br, err := s.tree.Branch(tx, dst.Bucket().ID, from)
+		if err != nil {
+			return err
+		}
+		src, err := s.tree.View(tx, br.ID, 0)
+		if err != nil {
+			return err
+		}
+		_, err = s.tree.Merge(tx, src, dst, pathtree.MergeOptions{Strategy: pathtree.Theirs, Message: from + " into " + into})
+		return err
+	})
+}
+
+// told returns what log, diff and conflicts say, about the branches that are named.
+func (s *store) told(b [16]byte, branch, file, other string) (said string) {
+	s.t.Helper()
+	err := s.inBranch(b, branch, func(tx *schema.Tx, v *pathtree.View) error {
+		entries, err := s.tree.Log(tx, v, file, 0)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			said += fmt.Sprintf("%s: %s by %s", e.Path, e.Inode.Hash, s.branchName(tx, e.Branch))
+			if e.Merge != nil {
+				said += fmt.Sprintf(", merge of %s: %s", s.branchName(tx, e.Merge.Src), e.Merge.Message)
+			}
+			said += "\n"
+		}
+		br, err := s.tree.Branch(tx, v.Bucket().ID, other)
+		if err != nil {
+			return err
+		}
+		w, err := s.tree.View(tx, br.ID, 0)
+		if err != nil {
+			return err
+		}
+		changes, err := s.tree.Diff(tx, v, w, 0)
+		if err != nil {
+			return err
+		}
+		for _, c := range changes {
+			said += fmt.Sprintf("%+v\n", c.Path)
+		}
+		conflicts, err := s.tree.SyncConflicts(tx, v.Bucket().ID)
+		for _, c := range conflicts {
+			said += fmt.Sprintf("%v of %s: %v\n", c.Kind, c.Path, c.Shown.ID)
+			for _, o := range c.Others {
+				said += fmt.Sprintf("  %v %s\n", o.ID, o.Copy)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		s.t.Fatalf("%s: %v", s.name, err)
+	}
+	return said
+}
+
+func (s *store) branchName(tx *schema.Tx, id int64) string {
+	br, err := s.tree.BranchByID(tx, id)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return br.Name
+}
+
+func (s *store) clean() {
+	s.t.Helper()
+	err := s.db.Read(func(tx *schema.Tx) error {
+		return s.tree.Check(tx, func(problem string) {
+			if !strings.Contains(problem, "not in the blob store") { // stores of these tests have none
+				s.t.Errorf("%s: %s", s.name, problem)
+			}
+		})
+	})
+	if err != nil {
+		s.t.Error(err)
+	}
+}
+
+// TestMergeOfWhatIsNotKept has a full node merge branches that a partial one does not
+// keep into one that it does: both show and tell the same of that. The partial one
+// merges what it can know.
+func TestMergeOfWhatIsNotKept(t *testing.T) {
+	n, a, p, b := partial(t, "agent-1")
+	start(t, n, a, Options{})
+	start(t, n, p, Options{})
+	settle(t, b, a, p)
+	a.put(b, "agent-2", "shared", "changed by agent-2")
+	a.put(b, "agent-3", "of agent-3", "changed by agent-3")
+	p.put(b, "main", "shared", "changed by p, at the same time")
+	if err := a.merge(b, "agent-3", "agent-2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.merge(b, "agent-2", "main"); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, b, a, p)
+	same := func() {
+		t.Helper()
+		alike(t, b, []string{"main", "agent-1"}, a, p)
+		for _, file := range []string{"shared", "of agent-3"} {
+			if got, want := p.told(b, "main", file, "agent-1"), a.told(b, "main", file, "agent-1"); got != want || !strings.Contains(got, "merge of agent-2: agent-2 into main") {
+				t.Errorf("of %s p says\n%sa says\n%s", file, got, want)
+			}
+		}
+		p.clean()
+	}
+	same()
+	if got := p.told(b, "main", "shared", "agent-1"); !strings.Contains(got, "content of") {
+		t.Errorf("no conflict:\n%s", got)
+	}
+
+	// What of agent-2 is in main is in main.
+	if err := p.merge(b, "agent-1", "main"); err != nil {
+		t.Errorf("a merge into a branch into which another was merged: %v", err)
+	}
+	settle(t, b, a, p)
+	same()
+
+	var nk *pathtree.NotKeptError
+	if err := p.merge(b, "agent-2", "main"); !errors.As(err, &nk) || nk.Branch != "agent-2" {
+		t.Errorf("a merge of a branch that is not kept: %v", err)
+	}
+	// main has now what agent-2 had: agent-1 can only have it from there.
+	err := p.merge(b, "main", "agent-1")
+	if !errors.As(err, &nk) || nk.Branch != "agent-2" && nk.Branch != "agent-3" || !strings.Contains(err.Error(), "`alkfs sync branches") {
+		t.Errorf("a merge whose history leads through a branch that is not kept: %v", err)
+	}
+	p.keep(b, "agent-[123]")
+	alike(t, b, []string{"agent-2", "agent-3"}, a, p)
+	if err := p.merge(b, "main", "agent-1"); err != nil {
+		t.Errorf("the same with all that it needs: %v", err)
+	}
+	settle(t, b, a, p)
+	same()
+	a.clean()
+}
+
+// TestBranchIsNotShownInPart has a node begin anew after each change that comes to it
+// of a branch that it begins to keep, and then of the one from which this descends:
+// nothing is shown before both are whole. So too when they leave.
+func TestBranchIsNotShownInPart(t *testing.T) {
+	_, a, p, b := partial(t, "none")
+	sendFiltered(t, a, p, b)
+	a.put(b, "agent-1", "more", "1")
+	a.put(b, "main", "later", "2")
+	sendFiltered(t, a, p, b)
+	hidden := func(when string, branches ...string) {
+		t.Helper()
+		p.again()
+		p.clean()
+		for _, branch := range branches {
+			if got, err := p.shows(b, branch); !errors.Is(err, pathtree.ErrNotKept) {
+				t.Errorf("%s: %s is shown: %s, %v", when, branch, got, err)
+			}
+		}
+	}
+	hidden("at first", "main", "agent-1")
+	early := false
+	come := func(last string) {
+		t.Helper()
+		for {
+			all, err := p.lacking(b, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(all) == 0 {
+				break
+			}
+			k := max(slices.IndexFunc(all, func(r stubRow) bool { return r.Branch != p.uuidOf(b, last) }), 0)
+			e := all[k]
+			found, err := a.whole(&need{Bucket: b, Ask: 1, Changes: []changeRange{{e.Author, e.Stream, e.Seq, 1}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			hidden("while changes come", "agent-1")
+			if res, err := p.fill(b, a.Key(), found); err != nil || res.New != 1 {
+				t.Fatalf("%+v, %v", res, err)
+			}
+			early = early || slices.Contains(p.keeping(b, kept), "agent-1") && slices.Contains(p.keeping(b, coming), "main")
+		}
+		p.again()
+		p.clean()
+		alike(t, b, []string{"main", "agent-1"}, a, p)
+	}
+	p.keep(b, "agent-1")
+	come("main")
+	if !early {
+		t.Error("no branch was here before the one from which it descends")
+	}
+
+	marks, err := a.Marks(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave := func(branch string) {
+		t.Helper()
+		if err := p.drop(b, p.uuidOf(b, branch), marks); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.keep(b, "none")
+	hidden("leaving", "main", "agent-1")
+	leave("agent-1")
+	hidden("when one has left", "main", "agent-1")
+	p.keep(b, "agent-1") // it is wanted again before the other has left
+	alike(t, b, []string{"main"}, a, p)
+	come("agent-1")
+	p.keep(b, "none")
+	leave("agent-1")
+	p.again()
+	leave("main")
+	hidden("when both have left", "main", "agent-1")
+	p.keep(b, "agent-1")
+	come("agent-1")
 }

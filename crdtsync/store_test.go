@@ -23,6 +23,7 @@ import (
 type store struct {
 	t    *testing.T
 	name string
+	dir  string
 	db   *schema.DB
 	tree *pathtree.Tree
 	*Replica
@@ -30,23 +31,38 @@ type store struct {
 
 func newStore(t *testing.T, name string) *store {
 	t.Helper()
-	var seed [ed25519.SeedSize]byte
-	copy(seed[:], name)
-	private := ed25519.NewKeyFromSeed(seed[:])
-	k := identity.KeyOf(private)
-	db, err := schema.Open(t.Context(), t.TempDir(), schema.Options{NodeKey: k[:]})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := &store{t: t, name: name, dir: t.TempDir()}
+	s.open()
 	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
+		if err := s.db.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	tree := pathtree.New(db)
-	r := NewReplica(Config{DB: db, Tree: tree, Worker: &worker.Local{}, Private: private,
-		Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", name)})
-	return &store{t: t, name: name, db: db, tree: tree, Replica: r}
+	return s
+}
+
+func (s *store) open() {
+	s.t.Helper()
+	var seed [ed25519.SeedSize]byte
+	copy(seed[:], s.name)
+	private := ed25519.NewKeyFromSeed(seed[:])
+	k := identity.KeyOf(private)
+	var err error
+	if s.db, err = schema.Open(s.t.Context(), s.dir, schema.Options{NodeKey: k[:]}); err != nil {
+		s.t.Fatal(err)
+	}
+	s.tree = pathtree.New(s.db)
+	s.Replica = NewReplica(Config{DB: s.db, Tree: s.tree, Worker: &worker.Local{}, Private: private,
+		Logger: slog.New(slog.NewTextHandler(s.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", s.name)})
+}
+
+// again has the store begin anew with what is in the database.
+func (s *store) again() {
+	s.t.Helper()
+	if err := s.db.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.open()
 }
 
 // makeBucket makes a bucket and shares it.

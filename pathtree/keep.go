@@ -3,7 +3,6 @@ package pathtree
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"syscall"
 
 	"github.com/alkdev/alkfs/blobstore"
@@ -47,13 +46,39 @@ func (e *NotKeptError) Error() string {
 func (e *NotKeptError) Unwrap() []error { return []error{ErrNotKept, syscall.EREMOTE} }
 
 // shown returns the branches of a bucket that can be shown, by name.
-func (t *Tree) shown(tx *schema.Tx, bucket int64) ([]Branch, error) {
-	all, err := t.Branches(tx, bucket)
-	return slices.DeleteFunc(all, func(b Branch) bool { return b.Keep != Kept }), err
+func (t *Tree) shown(tx *schema.Tx, bucket int64) (all []Branch, err error) {
+	branches, err := t.Branches(tx, bucket)
+	for _, b := range branches {
+		if err == nil {
+			err = t.here(tx, b)
+		}
+		if errors.Is(err, ErrNotKept) {
+			err = nil
+			continue
+		}
+		all = append(all, b)
+	}
+	return all, err
 }
 
-// here returns a *NotKeptError unless b can be shown.
+// here returns a *NotKeptError unless b can be shown: it is here, and all from which
+// it descends.
 func (t *Tree) here(tx *schema.Tx, b Branch) error {
+	some := b.Keep != Kept
+	if !some && b.Parent != 0 {
+		s := tx.Stmt("SELECT EXISTS (SELECT 1 FROM branch WHERE bucket = ? AND keep <> 0 AND keep = 2)")
+		s.BindInt64(1, b.Bucket)
+		if _, err := s.Step(); err != nil {
+			return err
+		}
+		some = s.ColumnInt64(0) != 0
+	}
+	for some && b.Keep == Kept && b.Parent != 0 {
+		var err error
+		if b, err = t.BranchByID(tx, b.Parent); err != nil {
+			return err
+		}
+	}
 	if b.Keep == Kept {
 		return nil
 	}
@@ -141,12 +166,12 @@ func (t *Tree) dropVersions(tx *schema.Tx, branch int64) error {
 	if err := run(s); err != nil {
 		return err
 	}
-	for _, h := range hashes {
-		named, err := t.Named(tx, b.Bucket, []blobstore.Hash{h})
-		if err != nil {
-			return err
-		}
-		if named[0] {
+	named, err := t.Named(tx, b.Bucket, hashes)
+	if err != nil {
+		return err
+	}
+	for i, h := range hashes {
+		if named[i] {
 			continue
 		}
 		if err := blobstore.Guard(tx, b.Bucket, h); err != nil {

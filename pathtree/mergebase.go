@@ -54,21 +54,29 @@ func mergeBase(tx *schema.Tx, src, dst *View) ([]*View, *candidates, error) {
 	return bases, c, nil
 }
 
-// here refuses what a node cannot know that does not keep some branch by which src
-// and dst, or what they last had in common, came about.
+// here refuses what a node cannot know that does not keep a branch of which src has
+// versions that no base has, or of which a base is. What dst came to have besides, by
+// merges of other branches, it has itself.
 func (h *history) here(t *Tree) error {
-	for _, side := range h.top {
-		for branch := range side {
-			b, err := t.BranchByID(h.tx, branch)
-			if Errno(err) == syscall.ENOENT {
-				continue // pruned
-			}
-			if err == nil {
-				err = t.here(h.tx, b)
-			}
-			if err != nil {
-				return err
-			}
+	needed := map[int64]bool{}
+	for branch, hi := range h.top[ofSrc] {
+		if h.top[ofBase][branch] < hi {
+			needed[branch] = true
+		}
+	}
+	for _, m := range h.bases {
+		needed[m.branch] = true
+	}
+	for branch := range needed {
+		b, err := t.BranchByID(h.tx, branch)
+		if Errno(err) == syscall.ENOENT {
+			continue // pruned
+		}
+		if err == nil {
+			err = t.here(h.tx, b)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
