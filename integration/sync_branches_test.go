@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -132,6 +133,52 @@ func TestNodeKeepsSomeBranches(t *testing.T) {
 		}
 	}
 	for _, n := range []*node{a, b, c} {
+		n.fsckDeep(t)
+	}
+}
+
+// What only the versions of a branch named that has left stays while another machine
+// has these and not the bytes, and can be read there; then it goes.
+func TestContentOfABranchThatLeft(t *testing.T) {
+	a, b := newNode(t, true), newNode(t, false)
+	a.serve(t)
+	for _, name := range []string{"agent-1", "agent-2"} {
+		a.alkfs(t, "branch", "create", "work/"+name)
+	}
+	b.alkfs(t, "join", "--name", "b", "--branches", "agent-*", a.ticket(t, "rw"))
+	b.serve(t)
+	eventually(t, "the branches", func() bool { return b.branchStates(t)["agent-2"] == "kept" })
+	big, both := bytes.Repeat([]byte("only agent-2 "), 30_000), bytes.Repeat([]byte("both "), 60_000)
+	for name, content := range map[string][]byte{"big": big, "both": both} {
+		from := filepath.Join(t.TempDir(), name)
+		must(t, os.WriteFile(from, content, 0o644))
+		b.alkfs(t, "put", from, "work/agent-2:"+name)
+		if name == "both" {
+			b.alkfs(t, "put", from, "work/agent-1:"+name)
+		}
+	}
+	caughtUp(t, a, b)
+	b.alkfs(t, "sync", "branches", "work", "--only", "agent-1")
+	eventually(t, "a branch less", func() bool { return b.branchStates(t)["agent-2"] == "not kept" })
+	if said := b.forget(t); said.Blobs != 0 || said.HeldBlobs != 1 || said.HeldBytes != len(big) || len(said.WantedBy) != 1 {
+		t.Errorf("gc while another has only the version: %+v", said)
+	}
+	for name, content := range map[string][]byte{"big": big, "both": both} {
+		if got := a.alkfs(t, "cat", "work/agent-2:"+name); got != string(content) {
+			t.Errorf("%s has %d bytes, want %d", name, len(got), len(content))
+		}
+	}
+	if said := b.forget(t); said.Blobs != 1 || said.HeldBlobs != 0 {
+		t.Errorf("gc when another has it: %+v", said)
+	}
+	a.stop(t)
+	if got := b.alkfs(t, "cat", "work/agent-1:both"); got != string(both) {
+		t.Errorf("what a branch names that stays has %d bytes", len(got))
+	}
+	a.serve(t)
+	b.alkfs(t, "sync", "branches", "work", "agent-2")
+	eventually(t, "the branch again", func() bool { return b.try(t, "cat", "work/agent-2:big").out == string(big) })
+	for _, n := range []*node{a, b} {
 		n.fsckDeep(t)
 	}
 }
