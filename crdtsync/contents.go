@@ -61,7 +61,7 @@ func (r *Replica) Named(_ context.Context, k identity.Key, uuid [16]byte, hashes
 
 // nothingComing refuses to speak for versions that are to be here and are not.
 func (r *Replica) nothingComing(tx *schema.Tx, sh shared) error {
-	n, err := r.wantedStubs(tx, sh, 0)
+	n, _, err := r.wantedStubs(tx, sh, 0)
 	if err == nil && n > 0 {
 		err = fmt.Errorf("%d changes of branches that are kept here are still to come", n)
 	}

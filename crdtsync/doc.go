@@ -49,7 +49,7 @@
 // count, of members that were shut out, is not lacking: it need not be anywhere.
 //
 // A branch that is not wanted any more leaves once a connected node names it in its
-// filter, lacks nothing, has every change of it by its marks, on the disk, and says in the same
+// filter, lacks nothing, not even what does not count where this node has such, has every change of it by its marks, on the disk, and says in the same
 // message that it has seen this node's filter without it: of two that let go at once
 // neither can take the other for the one who keeps it.
 //

@@ -470,13 +470,13 @@ func (e *Engine) releaseOne(b [16]byte, bucket string, br branchRow) error {
 			continue
 		}
 		l.session.mu.Lock()
-		theirs := f.theirs
+		theirs, void := f.theirs, f.last.Void > 0
 		keeps := f.filter != nil && f.last.Seen == id && f.last.Filter == f.filter.id() && f.last.Lacks == 0 && f.filter.names(br.uuid)
 		l.session.mu.Unlock()
 		if !keeps {
 			continue
 		}
-		err := e.drop(b, br.uuid, theirs)
+		err := e.drop(b, br.uuid, theirs, void)
 		if err == nil {
 			e.log.Info("a branch that is not kept any more has left", "bucket", bucket, "branch", br.name, "kept by", l.peer.Short())
 			return e.db.Commit()

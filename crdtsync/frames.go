@@ -59,6 +59,7 @@ type marks struct {
 	Lacks  int64    `cbor:"5,keyasint,omitempty"` // of these, changes that are there as stubs, and are to be there whole
 	Filter uint64   `cbor:"6,keyasint,omitempty"` // that of the sender, which it has sent before
 	Seen   uint64   `cbor:"7,keyasint,omitempty"` // the newest filter that it has of the receiver
+	Void   int64    `cbor:"8,keyasint,omitempty"` // like Lacks, of changes that do not count, and need not be there whole
 }
 
 type changes struct {

@@ -216,7 +216,7 @@ func (r *Replica) takeUp(tx *schema.Tx, sh shared, b *branchRow) error {
 
 // show shows a branch that was coming if nothing of it is missing.
 func (r *Replica) show(tx *schema.Tx, sh shared, branch int64) error {
-	if n, err := r.wantedStubs(tx, sh, branch); err != nil || n > 0 {
+	if n, _, err := r.wantedStubs(tx, sh, branch); err != nil || n > 0 {
 		return err
 	}
 	return r.setKeep(tx, sh, branch, kept)
@@ -390,8 +390,8 @@ var errHeld = errors.New("the branch cannot leave yet")
 
 // drop has a branch that is leaving gone: its changes become stubs, its versions go.
 // has are the marks of a node that has every change of it up to there, whole, and
-// keeps it.
-func (r *Replica) drop(uuid [16]byte, branch [16]byte, has []Mark) error {
+// keeps it; with void not all of those that do not count.
+func (r *Replica) drop(uuid [16]byte, branch [16]byte, has []Mark, void bool) error {
 	return r.db.Write(func(tx *schema.Tx) error {
 		sh, err := r.lookup(tx, uuid)
 		if err != nil {
@@ -424,9 +424,14 @@ func (r *Replica) drop(uuid [16]byte, branch [16]byte, has []Mark) error {
 		if err != nil {
 			return err
 		}
+		m, err := r.membership(tx, sh)
+		if err != nil {
+			return err
+		}
 		theirs := byStream(has)
 		for i := range all {
-			if c := &all[i]; theirs[stream{c.Author, c.Stream}] < c.Seq {
+			c := &all[i]
+			if theirs[stream{c.Author, c.Stream}] < c.Seq || void && !m.Accepts(c.Author, c.Stream, c.Seq) {
 				return fmt.Errorf("%w: the other node has not all of it", errHeld)
 			}
 		}
@@ -618,19 +623,19 @@ func (s *session) unseen(f *feed) bool {
 func (f *filter) names(branch [16]byte) bool { return f.All || slices.Contains(f.Branches, branch) }
 
 // marksAndLacks returns how far every stream has come, and how many of these changes
-// are here as stubs and are to be here whole.
-func (r *Replica) marksAndLacks(uuid [16]byte) (all []Mark, lacks int64, err error) {
+// are here as stubs and are to be here whole, or would be if they counted.
+func (r *Replica) marksAndLacks(uuid [16]byte) (all []Mark, lacks, void int64, err error) {
 	err = r.db.Read(func(tx *schema.Tx) error {
 		sh, err := r.lookup(tx, uuid)
 		if err != nil {
 			return err
 		}
 		if all, err = readMarks(tx, sh.bucket.ID); err == nil {
-			lacks, err = r.wantedStubs(tx, sh, 0)
+			lacks, void, err = r.wantedStubs(tx, sh, 0)
 		}
 		return err
 	})
-	return all, lacks, err
+	return all, lacks, void, err
 }
 
 // filterState changes whenever what this node keeps of a bucket may have.

@@ -547,14 +547,14 @@ func TestHolds(t *testing.T) {
 	if got := p.keeping(b, leaving); !slices.Equal(got, []string{"agent-2", "agent-3", "other"}) {
 		t.Errorf("leaving: %q", got)
 	}
-	if err := p.drop(b, p.uuidOf(b, "agent-2"), nil); !errors.Is(err, errHeld) {
+	if err := p.drop(b, p.uuidOf(b, "agent-2"), nil, false); !errors.Is(err, errHeld) {
 		t.Errorf("dropped though nobody has it: %v", err)
 	}
 	marks, err := a.Marks(b)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.drop(b, p.uuidOf(b, "agent-2"), marks); err != nil {
+	if err := p.drop(b, p.uuidOf(b, "agent-2"), marks, false); err != nil {
 		t.Error(err)
 	}
 	if got := p.keeping(b, notKept); !slices.Equal(got, []string{"agent-2"}) {
@@ -772,7 +772,7 @@ func TestBranchIsNotShownInPart(t *testing.T) {
 	}
 	leave := func(branch string) {
 		t.Helper()
-		if err := p.drop(b, p.uuidOf(b, branch), marks); err != nil {
+		if err := p.drop(b, p.uuidOf(b, branch), marks, false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -790,4 +790,103 @@ func TestBranchIsNotShownInPart(t *testing.T) {
 	hidden("when both have left", "main", "agent-1")
 	p.keep(b, "agent-1")
 	come("agent-1")
+}
+
+// TestStubsOfWhatDoesNotCount has a node that keeps everything hear of late changes of a
+// revoked one from one that only has stubs of them. Who has them whole keeps them, as
+// they may come to count; then they are lacking, and shown when they have come.
+func TestStubsOfWhatDoesNotCount(t *testing.T) {
+	_, a, p, b := partial(t, "main", "agent-2")
+	m, q := newStore(t, "m"), newStore(t, "q")
+	for _, s := range []*store{m, q} {
+		s.admit(a, b, identity.ReadWrite)
+		tell(t, a, p, b)
+	}
+	tell(t, a, q, b)
+	q.keep(b, "main")
+	for _, s := range []*store{p, q} {
+		sendFiltered(t, a, s, b)
+	}
+	send(t, a, m, b)
+	complete(t, a, p, b)
+	m.put(b, "agent-2", "late", "1")
+	sendFiltered(t, m, p, b)
+	sendFiltered(t, p, q, b)
+	if err := a.Grant(b, m.Key(), identity.None, ""); err != nil {
+		t.Fatal(err)
+	}
+	tell(t, a, p, b)
+	tell(t, a, q, b)
+	sendFiltered(t, q, a, b)
+	counts := func(wantLacks, wantVoid bool) {
+		t.Helper()
+		if _, lacks, void, err := a.marksAndLacks(b); err != nil || lacks > 0 != wantLacks || void > 0 != wantVoid {
+			t.Errorf("a lacks %d changes, and %d that do not count: %v", lacks, void, err)
+		}
+	}
+	counts(false, true)
+
+	p.keep(b, "main")
+	e, f := NewEngine(p.Replica, nil, Options{}), &feed{}
+	e.sessions[a.Key()] = &live{session: &session{peer: a.Key(), buckets: map[[16]byte]*feed{b: f}}}
+	release := func() []string {
+		t.Helper()
+		own, err := p.filter(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.filter, err = a.filter(b); err != nil {
+			t.Fatal(err)
+		}
+		f.last = marks{Seen: own.id(), Filter: f.filter.id()}
+		if f.theirs, f.last.Lacks, f.last.Void, err = a.marksAndLacks(b); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.releaseAll(); err != nil {
+			t.Fatal(err)
+		}
+		return p.keeping(b, leaving)
+	}
+	if got := release(); !slices.Equal(got, []string{"agent-2"}) {
+		t.Errorf("leaving: %q", got)
+	}
+	if err := a.Accept(b, m.Key()); err != nil {
+		t.Fatal(err)
+	}
+	counts(true, false)
+	if got := release(); !slices.Equal(got, []string{"agent-2"}) {
+		t.Errorf("leaving: %q", got)
+	}
+	complete(t, p, a, b)
+	counts(false, false)
+	if got := release(); len(got) != 0 {
+		t.Errorf("leaving: %q", got)
+	}
+	tell(t, a, p, b)
+	p.keep(b, "main", "agent-2")
+	complete(t, a, p, b)
+	alike(t, b, []string{"main", "agent-2"}, a, p)
+	if got, err := a.shows(b, "agent-2"); err != nil || !strings.Contains(got, `"late"`) {
+		t.Errorf("%v, agent-2 is\n%s", err, got)
+	}
+	a.clean()
+	p.clean()
+}
+
+// complete has to get from another what it lacks.
+func complete(t *testing.T, from, to *store, b [16]byte) {
+	t.Helper()
+	all, err := to.lacking(b, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range all {
+		found, err := from.whole(&need{Bucket: b, Ask: 1, Changes: []changeRange{{e.Author, e.Stream, e.Seq, 1}}})
+		if err == nil {
+			_, err = to.fill(b, from.Key(), found)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }

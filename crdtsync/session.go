@@ -220,7 +220,7 @@ func (s *session) sendMarks(b [16]byte, f *feed, answer uint64) error {
 			return err
 		}
 	}
-	if m.Marks, m.Lacks, err = s.e.marksAndLacks(b); err != nil {
+	if m.Marks, m.Lacks, m.Void, err = s.e.marksAndLacks(b); err != nil {
 		return err
 	}
 	if partial { // it may let go what is here

@@ -85,7 +85,7 @@ func (s *sim) settleFilters() {
 		s.settle()
 		left := ""
 		for _, n := range s.lawful() {
-			_, lacks, err := n.marksAndLacks(s.bucket)
+			_, lacks, _, err := n.marksAndLacks(s.bucket)
 			n.must(err)
 			if lacks > 0 {
 				left += fmt.Sprintf("\n%s lacks %d changes", n.name, lacks)

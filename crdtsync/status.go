@@ -96,7 +96,7 @@ func (r *Replica) status(tx *schema.Tx, sh shared) (st BucketStatus, err error) 
 	if st.Waiting, err = count(tx, `SELECT count(*) FROM sync_out WHERE bucket = ?`, sh.bucket.ID); err != nil {
 		return st, err
 	}
-	if st.Lacks, err = r.wantedStubs(tx, sh, 0); err != nil {
+	if st.Lacks, _, err = r.wantedStubs(tx, sh, 0); err != nil {
 		return st, err
 	}
 	st.Stubs, err = count(tx, `SELECT count(*) FROM sync_stub WHERE bucket = ?`, sh.bucket.ID)

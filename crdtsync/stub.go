@@ -87,16 +87,16 @@ func deleteStub(tx *schema.Tx, arrived int64) error {
 	return err
 }
 
-// wantedStubs counts the stubs of changes of a bucket that are to be here whole: those
-// that count, of branches that are kept, or of one branch. What a node wrote that was
-// shut out need not be anywhere.
-func (r *Replica) wantedStubs(tx *schema.Tx, sh shared, branch int64) (n int64, err error) {
+// wantedStubs counts the stubs of branches of a bucket that are kept, or of one branch:
+// those of changes that count, and so are to be here whole, and those of others. What
+// a node wrote that was shut out need not be anywhere, but may yet come to count.
+func (r *Replica) wantedStubs(tx *schema.Tx, sh shared, branch int64) (n, void int64, err error) {
 	if any, err := count(tx, `SELECT EXISTS (SELECT 1 FROM sync_stub WHERE bucket = ?)`, sh.bucket.ID); err != nil || any == 0 {
-		return 0, err
+		return 0, 0, err
 	}
 	m, err := r.membership(tx, sh)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	s := tx.Stmt(`SELECT a.key, t.stream, t.seq FROM branch b JOIN sync_stub t ON t.branch = b.id JOIN node a ON a.id = t.author
 		WHERE b.bucket = ?1 AND b.keep IN (0, 2) AND (b.id = ?2 OR ?2 = 0)`)
@@ -104,16 +104,18 @@ func (r *Replica) wantedStubs(tx *schema.Tx, sh shared, branch int64) (n int64, 
 	s.BindInt64(2, branch)
 	for err := range schema.Rows(s) {
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		var at stream
 		s.ColumnBytes(0, at.author[:])
 		s.ColumnBytes(1, at.stream[:])
 		if m.Accepts(at.author, at.stream, uint64(s.ColumnInt64(2))) {
 			n++
+		} else {
+			void++
 		}
 	}
-	return n, nil
+	return n, void, nil
 }
 
 func hasStubs(tx *schema.Tx, branch int64) (bool, error) {
