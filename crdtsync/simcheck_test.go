@@ -108,6 +108,9 @@ func (n *simNode) shown() (lines []string) {
 		}
 		for _, b := range branches {
 			v, err := n.tree.View(tx, b.ID, 0)
+			if errors.Is(err, pathtree.ErrNotKept) {
+				continue // what it descends from is still coming, likewise
+			}
 			if err != nil {
 				return err
 			}
