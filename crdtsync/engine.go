@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -193,17 +194,18 @@ func (e *Engine) Drained() uint32 {
 	return e.drained
 }
 
+// connected returns the sessions that there are.
+func (e *Engine) connected() []*live {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Collect(maps.Values(e.sessions))
+}
+
 // membersChanged has everybody look anew at who belongs where, and drops those
 // that no longer do.
 func (e *Engine) membersChanged() {
 	e.grantsNews.wake()
-	e.mu.Lock()
-	all := make([]*live, 0, len(e.sessions))
-	for _, l := range e.sessions {
-		all = append(all, l)
-	}
-	e.mu.Unlock()
-	for _, l := range all {
+	for _, l := range e.connected() {
 		if !e.Admits(l.peer) {
 			e.log.Warn("dropping a node that is no longer a member", "peer", l.peer.Short())
 			l.link.Close("no longer a member")

@@ -458,13 +458,7 @@ func (e *Engine) releaseOne(b [16]byte, bucket string, br branchRow) error {
 		return err
 	}
 	id := own.id()
-	e.mu.Lock()
-	all := make([]*live, 0, len(e.sessions))
-	for _, l := range e.sessions {
-		all = append(all, l)
-	}
-	e.mu.Unlock()
-	for _, l := range all {
+	for _, l := range e.connected() {
 		f := l.find(b)
 		if f == nil {
 			continue
