@@ -41,7 +41,6 @@ type BranchStatus struct {
 	For     string // a branch for the sake of which it is kept; "" when for its own
 	Changes int64  // that are here
 	Stubs   int64  // changes of which only the hash is here
-	Why     string // of one that is leaving: what it waits for
 	id      int64
 	uuid    [16]byte
 }
