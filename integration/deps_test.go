@@ -37,7 +37,7 @@ var mayImport = map[string][]string{
 // that may use it. Those a test file imports count as well, but integration
 // may use anything.
 var only = map[string][]string{
-	"zombiezen.com/go/sqlite":        {"schema", "notify", "blobstore", "pathtree", "writesession"},
+	"zombiezen.com/go/sqlite":        {"schema", "notify", "blobstore", "crdtsync", "pathtree", "writesession"},
 	"modernc.org/sqlite":             {"schema"},
 	"database/sql":                   {},
 	"github.com/quic-go/quic-go":     {"crdtsync"},
