@@ -143,18 +143,7 @@ func (r *Replica) fill(uuid [16]byte, from identity.Key, envelopes [][]byte) (re
 }
 
 func (r *Replica) fillAll(tx *schema.Tx, uuid [16]byte, from identity.Key, in []*arrival) (res Received, err error) {
-	sh, err := r.lookup(tx, uuid)
-	if err != nil {
-		return res, err
-	}
-	if err := r.take(tx, sh); err != nil {
-		return res, err
-	}
-	source, err := nodeID(tx, from)
-	if err != nil {
-		return res, err
-	}
-	m, err := r.membership(tx, sh)
+	sh, source, m, err := r.beginImport(tx, uuid, from)
 	if err != nil {
 		return res, err
 	}

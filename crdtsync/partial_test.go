@@ -333,7 +333,7 @@ func TestOnlyOneLeaves(t *testing.T) {
 func partialByHand(t *testing.T) (a, p *store, b [16]byte, whole []byte) {
 	t.Helper()
 	_, a, p, b = partial(t, "main")
-	sendFiltered(t, a, p, b)
+	send(t, a, p, b)
 	all, err := p.lacking(b, 0)
 	if err != nil || len(all) != 0 {
 		t.Fatalf("%d changes lacking, %v", len(all), err)
@@ -348,39 +348,6 @@ func partialByHand(t *testing.T) (a, p *store, b [16]byte, whole []byte) {
 		t.Fatalf("%d changes, %v", len(found), err)
 	}
 	return a, p, b, found[0]
-}
-
-// sendFiltered is send, as to wants it.
-func sendFiltered(t *testing.T, from, to *store, b [16]byte) Received {
-	t.Helper()
-	if _, err := from.Drain(t.Context(), b); err != nil {
-		t.Fatal(err)
-	}
-	f, err := to.filter(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	marks, err := to.Marks(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	arrived, _, err := from.Missing(b, marks)
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := from.Envelopes(arrived, 1<<30)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &session{e: &Engine{Replica: from.Replica}}
-	if all, err = s.outgoing(b, &feed{filter: f}, all); err != nil {
-		t.Fatal(err)
-	}
-	res, err := to.Receive(b, from.Key(), all)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return res
 }
 
 func TestStubAttacks(t *testing.T) {
@@ -456,7 +423,7 @@ func TestStubAttacks(t *testing.T) {
 // TestStubsAreChecked sends stubs that no honest node would.
 func TestStubsAreChecked(t *testing.T) {
 	_, a, p, b := partial(t, "main")
-	sendFiltered(t, a, p, b)
+	send(t, a, p, b)
 	a.put(b, "agent-1", "more", "1")
 	a.put(b, "agent-1", "more", "2")
 	if _, err := a.Drain(t.Context(), b); err != nil {
@@ -718,10 +685,10 @@ func TestMergeOfWhatIsNotKept(t *testing.T) {
 // nothing is shown before both are whole. So too when they leave.
 func TestBranchIsNotShownInPart(t *testing.T) {
 	_, a, p, b := partial(t, "none")
-	sendFiltered(t, a, p, b)
+	send(t, a, p, b)
 	a.put(b, "agent-1", "more", "1")
 	a.put(b, "main", "later", "2")
-	sendFiltered(t, a, p, b)
+	send(t, a, p, b)
 	hidden := func(when string, branches ...string) {
 		t.Helper()
 		p.again()
@@ -805,19 +772,19 @@ func TestStubsOfWhatDoesNotCount(t *testing.T) {
 	tell(t, a, q, b)
 	q.keep(b, "main")
 	for _, s := range []*store{p, q} {
-		sendFiltered(t, a, s, b)
+		send(t, a, s, b)
 	}
 	send(t, a, m, b)
 	complete(t, a, p, b)
 	m.put(b, "agent-2", "late", "1")
-	sendFiltered(t, m, p, b)
-	sendFiltered(t, p, q, b)
+	send(t, m, p, b)
+	send(t, p, q, b)
 	if err := a.Grant(b, m.Key(), identity.None, ""); err != nil {
 		t.Fatal(err)
 	}
 	tell(t, a, p, b)
 	tell(t, a, q, b)
-	sendFiltered(t, q, a, b)
+	send(t, q, a, b)
 	counts := func(wantLacks, wantVoid bool) {
 		t.Helper()
 		if _, lacks, void, err := a.marksAndLacks(b); err != nil || lacks > 0 != wantLacks || void > 0 != wantVoid {

@@ -175,20 +175,25 @@ func open(b []byte, bucket [16]byte) (*arrival, error) {
 	return a, nil
 }
 
+// beginImport returns what an import of changes that a node brought needs, after what
+// this node wrote was taken. The membership is as of now: grants may have come since
+// the changes were looked at, see recount.
+func (r *Replica) beginImport(tx *schema.Tx, uuid [16]byte, from identity.Key) (sh shared, source int64, m *identity.Membership, err error) {
+	if sh, err = r.lookup(tx, uuid); err == nil {
+		err = r.take(tx, sh)
+	}
+	if err == nil {
+		source, err = nodeID(tx, from)
+	}
+	if err == nil {
+		m, err = r.membership(tx, sh)
+	}
+	return sh, source, m, err
+}
+
 // importAll stores the changes and imports what they say.
 func (r *Replica) importAll(tx *schema.Tx, uuid [16]byte, from identity.Key, in []*arrival) (res Received, err error) {
-	sh, err := r.lookup(tx, uuid)
-	if err != nil {
-		return res, err
-	}
-	if err := r.take(tx, sh); err != nil {
-		return res, err
-	}
-	source, err := nodeID(tx, from)
-	if err != nil {
-		return res, err
-	}
-	m, err := r.membership(tx, sh) // as of now: grants may have come meanwhile, see recount
+	sh, source, m, err := r.beginImport(tx, uuid, from)
 	if err != nil {
 		return res, err
 	}

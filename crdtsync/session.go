@@ -164,12 +164,7 @@ func (s *session) gotHello(ctx context.Context, wg *sync.WaitGroup, cancel conte
 		if have {
 			continue
 		}
-		wg.Go(func() {
-			if err := s.feed(ctx, b, f); err != nil {
-				cancel(err)
-			}
-		})
-		for _, run := range []func(context.Context, [16]byte, *feed) error{s.fetch, s.answer} {
+		for _, run := range []func(context.Context, [16]byte, *feed) error{s.feed, s.fetch, s.answer} {
 			wg.Go(func() {
 				select {
 				case <-s.greeted:
@@ -330,11 +325,6 @@ func (s *session) gotAck(a *ack) {
 
 // feed sends the peer what it lacks of a bucket, and then what comes.
 func (s *session) feed(ctx context.Context, b [16]byte, f *feed) error {
-	select {
-	case <-s.greeted:
-	case <-ctx.Done():
-		return nil
-	}
 	if err := s.sendGrants(b, f); err != nil {
 		return err
 	}

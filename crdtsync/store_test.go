@@ -179,7 +179,7 @@ func (s *store) listing(b [16]byte) string {
 	return strings.Join(lines, "\n")
 }
 
-// send brings what from has and to lacks.
+// send brings what from has and to lacks, as to wants it.
 func send(t *testing.T, from, to *store, b [16]byte) Received {
 	t.Helper()
 	if _, err := from.Drain(t.Context(), b); err != nil {
@@ -193,8 +193,16 @@ func send(t *testing.T, from, to *store, b [16]byte) Received {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f, err := to.filter(b)
+	if err != nil {
+		t.Fatal(err)
+	}
 	envelopes, err := from.Envelopes(arrived, 1<<30)
 	if err != nil {
+		t.Fatal(err)
+	}
+	s := &session{e: &Engine{Replica: from.Replica}}
+	if envelopes, err = s.outgoing(b, &feed{filter: f}, envelopes); err != nil {
 		t.Fatal(err)
 	}
 	res, err := to.Receive(b, from.Key(), envelopes)

@@ -43,14 +43,12 @@ func (l *listing) before(offset uint64) (name string, beyond bool) {
 }
 
 // place returns the offsets of entries, which are all that there are, by name, after
-// a name that offset belongs to; with end there are none after them.
+// a name that offset belongs to; with end there are none after them, and else at least one of them.
 func (l *listing) place(after string, offset uint64, entries []pathtree.Entry, end bool) []placed {
 	i := l.search(after)
 	j := len(l.placed)
-	if !end && len(entries) > 0 {
+	if !end {
 		j = l.search(entries[len(entries)-1].Name)
-	} else if !end {
-		j = i
 	}
 	old := l.placed[i:j]
 	if slices.EqualFunc(old, entries, func(p placed, e pathtree.Entry) bool { return p.name == e.Name }) {
