@@ -169,9 +169,8 @@ func (f *File) load(size int64) error {
 			return err
 		}
 	}
-	old := f.mu.content
 	f.mu.Lock()
-	f.setContent(c)
+	old := f.setContent(c)
 	f.mu.Unlock()
 	f.row.full = true
 	f.discard(old)

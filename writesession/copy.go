@@ -53,21 +53,19 @@ func CopyRange(dst *File, dstOff int64, src *File, srcOff, n int64) (int64, erro
 // is empty or has nothing but parts of h. change must be held.
 func (f *File) share(h blobstore.Hash, size, off, n int64) bool {
 	c := &f.mu.content
-	next := *c
+	next := clean(h, size)
 	switch {
 	case c.size == 0:
-		next = clean(h, size)
 		next.own = spans{{0, size}}
 	case c.inMem || c.staging != nil || c.base != h:
 		return false
+	default:
+		next.own = append(spans(nil), c.own...)
 	}
 	next.size = max(c.size, off+n)
-	next.own = append(spans(nil), next.own...)
 	next.own.remove(off, off+n)
-	old := *c
-	next.staging, next.over, next.overlay = nil, nil, nil
 	f.mu.Lock()
-	f.setContent(next)
+	old := f.setContent(next)
 	f.touch()
 	f.mu.Unlock()
 	f.row.full = true

@@ -36,7 +36,8 @@ type File struct {
 
 	// mu guards what readers need. It is locked for writing only by a holder
 	// of change, who may therefore read it without, and only while memory is
-	// updated; a reader holds it over its one read of the content.
+	// updated; a reader holds it over its one read of the content. Readers write
+	// content.blob and handed, so these are read with mu held by all.
 	mu struct {
 		sync.RWMutex
 		inode      pathtree.Inode // newest known; what is published
@@ -240,20 +241,22 @@ func (f *File) bring(ctx context.Context, off, n int64) error {
 	return b.Fetch(ctx, off, n)
 }
 
-// setContent replaces the content and returns nothing to clean up: the old
-// base is closed or, when it was given out, kept. mu must be held.
-func (f *File) setContent(c content) {
-	old := &f.mu.content
+// setContent replaces the content, of which c has all but the open blob, and
+// returns the old, whose files are still to be discarded. Its blob is closed
+// unless c has the same base; kept, when it was given out. mu must be held.
+func (f *File) setContent(c content) (old content) {
+	old = f.mu.content
 	switch {
 	case old.blob == nil:
-	case old.base == c.base && c.blob == nil:
+	case old.base == c.base:
 		c.blob, c.handed = old.blob, old.handed
 	case old.handed:
 		f.kept = append(f.kept, old.blob)
-	case old.blob != c.blob:
+	default:
 		old.blob.Close()
 	}
 	f.mu.content = c
+	return old
 }
 
 // Seek finds the next data (SEEK_DATA) or hole (SEEK_HOLE) at or after off.

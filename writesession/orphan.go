@@ -244,9 +244,8 @@ func stillOpen(in Info) error {
 // leave ends the use of f, which shows what is published from now on, and
 // keeps its session as recorded. change must be held.
 func (f *File) leave() {
-	old := f.mu.content
 	f.mu.Lock()
-	f.setContent(clean(f.mu.inode.Hash, f.mu.inode.Size))
+	old := f.setContent(clean(f.mu.inode.Hash, f.mu.inode.Size))
 	f.mu.dirty = false
 	f.mu.Unlock()
 	f.discard(old)

@@ -245,8 +245,7 @@ func (f *File) published(in pathtree.Inode) {
 	if now := &f.mu.content; now.inMem && in.Size <= blobstore.InlineMax {
 		c.inMem, c.buf = true, now.buf
 	}
-	old := f.mu.content
-	f.setContent(c)
+	old := f.setContent(c)
 	f.mu.inode = in
 	f.mu.dirty, f.mu.clearSetID = false, false
 	f.mu.Unlock()
@@ -321,9 +320,8 @@ func (f *File) drop() {
 	if !f.mu.dirty {
 		return
 	}
-	old := f.mu.content
 	f.mu.Lock()
-	f.setContent(clean(f.mu.inode.Hash, f.mu.inode.Size))
+	old := f.setContent(clean(f.mu.inode.Hash, f.mu.inode.Size))
 	f.mu.dirty, f.mu.clearSetID = false, false
 	f.mu.Unlock()
 	f.refused = nil

@@ -392,6 +392,61 @@ func TestTheBlobGivenOutNeverChanges(t *testing.T) {
 	w.shut(f)
 }
 
+// Readers open the base blob, and are given it, at the moment at which a change
+// replaces the content.
+func TestTheBlobIsOpenedWhileTheContentIsReplaced(t *testing.T) {
+	w := newWorld(t, small)
+	want := fill(100<<10, 1)
+	src := w.create(w.main, "src")
+	w.put(src, 0, want)
+	w.publish(src)
+	changes := map[string]func(f *File) error{
+		"cut":       func(f *File) error { return f.Truncate(10) },
+		"overwrite": func(f *File) error { _, err := f.WriteAt(want[:10], 5); return err },
+		"share":     func(f *File) error { _, err := CopyRange(f, 10, src, 10, 50<<10); return err },
+		"drop": func(f *File) error {
+			_, err := f.WriteAt(want[:10], 5)
+			f.Abort()
+			return err
+		},
+	}
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			for range 30 {
+				f := w.create(w.main, "f")
+				if _, err := CopyRange(f, 0, src, 0, int64(len(want))); err != nil {
+					t.Fatal(err)
+				}
+				w.shut(f)
+				f = w.open(w.main, "f") // its blob is not open
+				var wg sync.WaitGroup
+				for range 2 {
+					wg.Go(func() {
+						if b, ok := f.ReadOnlyBlob(); ok {
+							p := make([]byte, len(want))
+							if _, err := b.ReadAt(p, 0); err != nil || !bytes.Equal(p, want) {
+								t.Error("the blob given out has changed or was closed:", err)
+							}
+						}
+						if _, err := f.ReadAt(make([]byte, 100), 0); err != nil && err != io.EOF {
+							t.Error(err)
+						}
+					})
+				}
+				wg.Go(func() {
+					if err := change(f); err != nil {
+						t.Error(err)
+					}
+				})
+				wg.Wait()
+				w.shut(f)
+				w.write(func(tx *schema.Tx) error { _, err := w.main.Unlink(tx, w.main.Root(), "f"); return err })
+			}
+		})
+	}
+	w.shut(src)
+}
+
 func TestExclusiveWritesRefuseTheSecond(t *testing.T) {
 	w := newWorld(t, small)
 	w.write(func(tx *schema.Tx) error {
