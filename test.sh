@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test.sh installs what the tests need, then checks and tests everything.
 #
-#   ./test.sh             all checks and all tests (under ten minutes on two cores)
+#   ./test.sh             all checks and all tests (some twenty minutes on two cores)
 #   ./test.sh nightly     the long variants too (the 200-round kill loop, 4 GiB files, 30 minutes
 #                         of churn, …)
 #
