@@ -1,6 +1,7 @@
 package alkfs
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -280,8 +281,11 @@ func (s *Store) resolve(tx *schema.Tx, spec Spec) (Branch, Stamp, error) {
 	br, err := s.tree.Branch(tx, b.ID, name)
 	if err == nil {
 		err = s.may(b, br.Name, access.Read)
-	} else if all, e := s.tree.Branches(tx, b.ID); e == nil && len(all) == 0 {
-		return br, 0, &NothingCameError{b.Name}
+	} else if errors.Is(err, fs.ErrNotExist) {
+		all, err := s.tree.Branches(tx, b.ID)
+		if err != nil || len(all) == 0 {
+			return br, 0, cmp.Or(err, error(&NothingCameError{b.Name}))
+		}
 	}
 	if err != nil || spec.At == "" {
 		return br, 0, named("branch", b.Name+"/"+name, err)

@@ -109,7 +109,7 @@ func askSyncer[T any](ctx context.Context, s *Store, patience time.Duration, que
 			err = json.Unmarshal(text, &a)
 		}
 		if err == nil && a.Err != "" {
-			err = errors.New(a.Err)
+			return nil, errors.New(a.Err)
 		}
 		if err == nil || ctx.Err() != nil {
 			return a.All, err

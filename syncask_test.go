@@ -1,0 +1,29 @@
+package alkfs
+
+import (
+	"errors"
+	"testing"
+	"time"
+)
+
+// What the process that synchronises says comes through, errors too.
+func TestAnswersOfTheSyncer(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	if _, err := askSyncer[Reached](t.Context(), s, time.Second, askReach, "soon"); !errors.Is(err, ErrNotSyncing) {
+		t.Errorf("with nobody to ask: %v", err)
+	}
+	stop, err := s.Answer()
+	mustDo(t, err)
+	defer stop()
+	y := startSync(t, s, "127.0.0.1:0")
+	defer y.Close()
+	_, bad := time.ParseDuration("soon")
+	for _, question := range []string{askReach, askCollect} {
+		if _, err := askSyncer[any](t.Context(), s, time.Second, question, "soon"); err == nil || err.Error() != bad.Error() {
+			t.Errorf("%s soon: %v, not %v", question, err, bad)
+		}
+	}
+	if all, err := askSyncer[Reached](t.Context(), s, time.Second, askReach, time.Second); err != nil || len(all) != 0 {
+		t.Errorf("of nobody: %v, %v", all, err)
+	}
+}
