@@ -28,6 +28,7 @@ type (
 	Role         = identity.Role
 	BucketStatus = crdtsync.BucketStatus
 	MemberStatus = crdtsync.MemberStatus
+	Connection   = crdtsync.Connection
 )
 
 // Roles of a node in a shared bucket.
@@ -507,13 +508,34 @@ func (s *Store) SyncStatus() (all []BucketStatus, pid int, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	if all, pid = st.Buckets, st.PID; !running {
-		all, err = r.Status()
+	if all, err = r.Status(); err != nil {
+		return nil, 0, err
 	}
-	if err == nil {
-		err = r.CountChanges(all)
+	if running {
+		pid = st.PID
+		st.connections(all)
 	}
-	return all, pid, err
+	return all, pid, r.CountChanges(all)
+}
+
+// connections fills in how members are connected.
+func (st syncState) connections(all []BucketStatus) {
+	type member struct {
+		bucket [16]byte
+		key    NodeKey
+	}
+	known := map[member]Connection{}
+	for _, b := range st.Buckets {
+		for _, m := range b.Members {
+			known[member{b.UUID, m.Key}] = m.Connection
+		}
+	}
+	for _, b := range all {
+		for i := range b.Members {
+			m := &b.Members[i]
+			m.Connection = known[member{b.UUID, m.Key}]
+		}
+	}
 }
 
 // readSyncState reads what the process that synchronises has left, if there is

@@ -2,6 +2,7 @@ package alkfs
 
 import (
 	"errors"
+	"os"
 	"testing"
 	"time"
 )
@@ -25,5 +26,18 @@ func TestAnswersOfTheSyncer(t *testing.T) {
 	}
 	if all, err := askSyncer[Reached](t.Context(), s, time.Second, askReach, time.Second); err != nil || len(all) != 0 {
 		t.Errorf("of nobody: %v, %v", all, err)
+	}
+}
+
+// What the process that synchronises has left is up to a second old.
+func TestSyncStatusOfABucketSharedJustNow(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	y := startSync(t, s, "127.0.0.1:0")
+	defer y.Close()
+	shareTeam(t, s, ReadOnly)
+	all, pid, err := s.SyncStatus()
+	mustDo(t, err)
+	if len(all) != 1 || all[0].Name != "team" || pid != os.Getpid() {
+		t.Fatalf("%+v, synchronised by %d", all, pid)
 	}
 }

@@ -21,21 +21,25 @@ type BucketStatus struct {
 	Members []MemberStatus
 }
 
-// MemberStatus says how another member stands, as this node sees it. What is
-// about connections is known only where an Engine runs.
+// MemberStatus says how another member stands, as this node sees it.
 type MemberStatus struct {
-	Key       identity.Key
-	Name      string
-	Role      identity.Role
-	Addrs     []string  // where it was last found
-	Heard     time.Time // when it was last connected, here or to a member that told; zero: never
+	Key   identity.Key
+	Name  string
+	Role  identity.Role
+	Addrs []string  // where it was last found
+	Heard time.Time // when it was last connected, here or to a member that told; zero: never
+	Void  int64     // changes of it that are here and do not count
+	Connection
+}
+
+// Connection says how a member is connected. It is known only where an Engine runs.
+type Connection struct {
 	Connected bool
-	Since     time.Time // of the connection
-	Behind    int64     // changes that it has not acknowledged; of use while connected
-	Ahead     int64     // changes that it has told of and that are not here; of use while connected
-	Lacks     int64     // changes that it has heard of and not got yet, as it told; of use while connected
-	Void      int64     // changes of it that are here and do not count
-	Err       string    // why it is not connected
+	Since     time.Time
+	Behind    int64  // changes that it has not acknowledged; of use while connected
+	Ahead     int64  // changes that it has told of and that are not here; of use while connected
+	Lacks     int64  // changes that it has heard of and not got yet, as it told; of use while connected
+	Err       string // why it is not connected
 	Traffic   Traffic
 }
 
