@@ -2,6 +2,7 @@ package alkfs
 
 import (
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"path"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/alkdev/alkfs/blobstore"
+	"github.com/alkdev/alkfs/crdtsync"
 	"github.com/alkdev/alkfs/latency"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
@@ -141,13 +143,15 @@ func (r CheckReport) OK() bool {
 	return len(r.Problems)+len(r.Missing)+len(r.Damaged)+len(r.Quarantined) == 0
 }
 
-// Check looks at the structure of the store and at its content: that it is
-// there, and with Deep that it is what its hash says. Damaged content is moved
-// to quarantine/, never deleted.
+// Check looks at the structure of the store, at the changes of its shared buckets and
+// at its content: that it is there, and with Deep that it is what its hash says, and
+// each change what its author signed. Damaged content is moved to quarantine/, never
+// deleted.
 func (s *Store) Check(ctx context.Context, o CheckOptions) (r CheckReport, err error) {
 	defer s.done(opCheck, latency.Now())
 	err = s.db.Snapshot(func(tx *schema.Tx) error {
-		return s.tree.Check(tx, func(problem string) { r.Problems = append(r.Problems, problem) })
+		report := func(problem string) { r.Problems = append(r.Problems, problem) }
+		return errors.Join(s.tree.Check(tx, report), crdtsync.Check(tx, o.Deep, report))
 	})
 	if err != nil {
 		return r, err

@@ -80,11 +80,15 @@ func (n *simNode) versions() (all []string) {
 
 func (n *simNode) fsck() {
 	n.read(func(tx *schema.Tx) error {
-		return n.tree.Check(tx, func(problem string) {
+		report := func(problem string) {
 			if n.s.bytes || !strings.Contains(problem, "not in the blob store") { // else there is none
 				n.s.fatalf("%s: check: %s", n.name, problem)
 			}
-		})
+		}
+		if err := Check(tx, false, report); err != nil {
+			return err
+		}
+		return n.tree.Check(tx, report)
 	})
 }
 

@@ -55,11 +55,16 @@ func findDoc(tx *schema.Tx, bucket int64, d identity.Document, newest bool) (r d
 	}
 	r = doc{id: s.ColumnInt64(0), name: d, bad: s.ColumnInt64(3) != 0}
 	r.name.Gen = uint32(s.ColumnInt64(1))
-	b := schema.Bytes(s, 2)
-	for h := range slices.Chunk(b, len(gate.Hash{})) {
-		r.heads = append(r.heads, gate.Hash(h))
-	}
+	r.heads = hashes(schema.Bytes(s, 2))
 	return r, true, nil
+}
+
+// hashes decodes hashes that are one after the other.
+func hashes(b []byte) (all []gate.Hash) {
+	for h := range slices.Chunk(b, len(gate.Hash{})) {
+		all = append(all, gate.Hash(h))
+	}
+	return all
 }
 
 // makeDoc is findDoc, and adds the row where there is none.

@@ -244,8 +244,9 @@ func (a *app) fsckCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "fsck",
 		Short: "Check the store; with --deep, every byte of content",
-		Long: `Checks the structure of the store and that all content is there; with --deep also
-that it is what its hash says. Damaged content is moved to quarantine/ in the
+		Long: `Checks the structure of the store, that all content is there, and that of shared
+buckets no change is missing or out of place; with --deep also that content is what its
+hash says, and each change what its author signed. Damaged content is moved to quarantine/ in the
 store and listed, never deleted. The exit status is 6 when something is wrong.
 With --repair what counts towards quotas is counted anew first.`,
 		Example: `  alkfs fsck
