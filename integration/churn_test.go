@@ -36,6 +36,7 @@ const (
 // that come and go. Its disk use, its WAL and the memory of each process stay
 // bounded, and do not grow from the second quarter of the time to the last.
 func TestStoreUnderChurn(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	s.alkfs(t, "bucket", "set", "default", "--keep", "10s")
 	tokens := filepath.Join(t.TempDir(), "tokens")

@@ -358,6 +358,7 @@ func checkFaults(ctx context.Context, dir, journal string) (wrong []string) {
 // once and from then on (in CI a part of them): whatever it was that failed, what
 // was acknowledged is kept.
 func TestEveryDiskFault(t *testing.T) {
+	t.Parallel()
 	base, journal := faultBase(t)
 	d, dir, below := newDisk(t)
 	r := &faultRuns{d: d, dir: dir, below: below, base: base, journal: journal}

@@ -14,6 +14,7 @@ import (
 // passes fsck --deep, and holds what was acknowledged. Collection runs now and
 // then and must not take anything that is needed.
 func TestKillLoop(t *testing.T) {
+	t.Parallel()
 	const crew = 3
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)

@@ -302,6 +302,7 @@ func TestMachineStalls(t *testing.T) {
 // network, also when one has moved; what they announce there tells a stranger
 // nothing, and with --mdns=false there is nothing.
 func TestMachinesFindEachOther(t *testing.T) {
+	t.Parallel()
 	w := newNetwork(t)
 	a, b := w.machine(t), w.machine(t)
 	a.serve(t)
@@ -328,6 +329,7 @@ func TestMachinesFindEachOther(t *testing.T) {
 // with a moment without any. The connection that it had dialled goes on; where it
 // was dialled, nobody finds it any more, and it dials.
 func TestMachineMovesWhileBytesAreFetched(t *testing.T) {
+	t.Parallel()
 	w := newNetwork(t)
 	a, b := w.machine(t), w.machine(t)
 	a.addr, b.addr = ":4747", ":4747"

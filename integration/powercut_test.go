@@ -430,6 +430,7 @@ func checkStore(ctx context.Context, dir string, allowed map[string]map[string][
 // TestPowerCutAnywhere replays power cuts under everything that a store does at once,
 // and then shows that it would notice a program that left out one kind of fsync.
 func TestPowerCutAnywhere(t *testing.T) {
+	t.Parallel()
 	r := record(t, 5)
 	t.Logf("%d operations, %d notes", len(r.log), len(r.marks))
 	cuts := r.cuts(powerCuts, 5)

@@ -214,6 +214,7 @@ func TestNodesCatchUpAfterCrashes(t *testing.T) {
 // A read of what no node can give fails after a bounded time with an error that
 // says so, and works when the node is back.
 func TestReadOfAbsentContent(t *testing.T) {
+	t.Parallel()
 	a, b := newNode(t, true), newNode(t, false)
 	a.serve(t)
 	b.join(t, a.ticket(t, "rw"))
@@ -282,6 +283,7 @@ func TestConflictsBetweenNodes(t *testing.T) {
 // `sync now` gets at once what the others have, and says whom it did not reach;
 // `where` tells who has a file's bytes.
 func TestReachAndWhere(t *testing.T) {
+	t.Parallel()
 	a, b := newNode(t, true), newNode(t, false)
 	a.serve(t)
 	b.join(t, a.ticket(t, "rw"))
