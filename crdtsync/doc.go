@@ -53,6 +53,31 @@
 // message that it has seen this node's filter without it: of two that let go at once
 // neither can take the other for the one who keeps it.
 //
+// # Who is shut out, and let in again
+//
+// A change counts while its author may write, and after that as far as the admin who
+// says otherwise had heard its streams (identity.Grant.Heard); all else about it is the
+// same for one that is revoked and one that is made a reader. It is judged by the
+// grants that are here now, so it does not matter which came first. What does not count
+// is kept as a link of chains, since changes that count follow it, and says nothing:
+// the tree is as if it had never come (recount.go). That goes for versions and for
+// records of the bucket alike: of the records about a thing the newest that counts
+// holds. A branch of which none counts is to everybody as one that was removed, so what
+// others wrote to it is kept, and shows in what they forked from it; who renamed it
+// meanwhile has a record of it that counts. Nothing of that is forgotten: a grant that
+// lets the changes count, by a role or by Accept, has the tree follow again. What was
+// pruned meanwhile stays so.
+//
+// A node judges its own changes alike: what all others are without it does not show
+// either, and sends when it may. There is one exception. Its old key may be with a
+// thief, for which it was revoked and replaced, so that others must not believe what
+// the old key says; but what the node wrote with it, not knowing, its user was told is
+// safe. So it says that again with its new key, when that may write (sayAgain): the same
+// versions, in changes of its own, of those changes alone that were made here. It does
+// so in the transaction in which the grant comes, or at the next start, and knows what
+// it has said by the entries that count already. To have an admin accept the old key's changes was
+// the other way; nobody would know that it had to be done, and it lets a thief's count.
+//
 // # What is durable when
 //
 // Changes are committed before they are sent, and what was received is

@@ -38,6 +38,15 @@ func (r *Replica) takeSome(tx *schema.Tx, sh shared) (more bool, err error) {
 	return more, err
 }
 
+// sender returns the key that will send what is in sync_out: once this node's key has
+// named an heir it sends nothing, even if somebody had revoked it before.
+func (r *Replica) sender(m *identity.Membership) pathtree.NodeKey {
+	if heir := m.Heir(r.key); heir != r.key {
+		return pathtree.NodeKey(heir)
+	}
+	return pathtree.NodeKey(m.Named(r.key))
+}
+
 // putAll puts what was exported into sync_out.
 func (r *Replica) putAll(tx *schema.Tx, sh shared, b pathtree.Batch) error {
 	if b.Empty() {
@@ -52,7 +61,7 @@ func (r *Replica) putAll(tx *schema.Tx, sh shared, b pathtree.Batch) error {
 	if err != nil {
 		return err
 	}
-	author := pathtree.NodeKey(m.Heir(r.key)) // who will send it
+	author := r.sender(m)
 	for i := range b.Records {
 		e, err := encodeRecord(&b.Records[i], author)
 		if err == nil {

@@ -72,6 +72,7 @@ type branchRow struct {
 	name       string
 	keep       pathtree.Keeping
 	own        bool // this node made it
+	void       bool // no record of it counts: it is kept for the sake of others alone
 }
 
 func findBranch(tx *schema.Tx, bucket int64, uuid [16]byte) (b branchRow, ok bool, err error) {
@@ -87,14 +88,14 @@ func findBranch(tx *schema.Tx, bucket int64, uuid [16]byte) (b branchRow, ok boo
 // branchRows returns all branches of a bucket, deleted ones too, parents before
 // children.
 func branchRows(tx *schema.Tx, bucket int64) (all []branchRow, err error) {
-	s := tx.Stmt(`SELECT b.id, coalesce(parent, 0), uuid, name, keep, coalesce(r.node, 2) = 2
+	s := tx.Stmt(`SELECT b.id, coalesce(parent, 0), uuid, name, keep, coalesce(r.node, 2) = 2, deleted = 1
 		FROM branch b LEFT JOIN record r ON r.bucket = b.bucket AND r.kind = 1 AND r.key = b.uuid WHERE b.bucket = ? ORDER BY b.id`)
 	s.BindInt64(1, bucket)
 	for err := range schema.Rows(s) {
 		if err != nil {
 			return nil, err
 		}
-		b := branchRow{id: s.ColumnInt64(0), parent: s.ColumnInt64(1), name: s.ColumnText(3), keep: pathtree.Keeping(s.ColumnInt64(4)), own: s.ColumnInt64(5) != 0}
+		b := branchRow{id: s.ColumnInt64(0), parent: s.ColumnInt64(1), name: s.ColumnText(3), keep: pathtree.Keeping(s.ColumnInt64(4)), own: s.ColumnInt64(5) != 0, void: s.ColumnInt64(6) != 0}
 		s.ColumnBytes(2, b.uuid[:])
 		all = append(all, b)
 	}
@@ -129,7 +130,7 @@ func resolve(all []branchRow, patterns []string, also func(*branchRow) bool) map
 	wanted := map[int64]int64{}
 	for i := len(all) - 1; i >= 0; i-- { // children first
 		b := &all[i]
-		if also(b) || matches(patterns, b.name) {
+		if also(b) || !b.void && matches(patterns, b.name) {
 			wanted[b.id] = b.id
 		}
 		if _, ok := wanted[b.id]; ok && b.parent != 0 {
@@ -158,7 +159,7 @@ func (r *Replica) refilter(tx *schema.Tx, sh shared) error {
 	if err != nil {
 		return err
 	}
-	wanted := resolve(all, patterns, func(b *branchRow) bool { return !partial || b.own })
+	wanted := resolve(all, patterns, func(b *branchRow) bool { return !partial || b.own && !b.void })
 	for i := range all { // parents first
 		b := &all[i]
 		if _, want := wanted[b.id]; want == b.keep.Wanted() {
@@ -346,7 +347,7 @@ func (r *Replica) Branches(uuid [16]byte) (all []BranchStatus, err error) {
 		for _, b := range rows {
 			names[b.id] = b.name
 		}
-		wanted := resolve(rows, patterns, func(b *branchRow) bool { return !partial || b.own })
+		wanted := resolve(rows, patterns, func(b *branchRow) bool { return !partial || b.own && !b.void })
 		live, err := r.tree.Branches(tx, sh.bucket.ID)
 		if err != nil {
 			return err

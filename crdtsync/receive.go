@@ -222,6 +222,11 @@ func (r *Replica) importAll(tx *schema.Tx, uuid [16]byte, from identity.Key, in 
 				return res, err
 			}
 		}
+		if here && !a.counts(m) {
+			if err := r.noteBranches(tx, sh, a); err != nil {
+				return res, err
+			}
+		}
 		if !here || !a.counts(m) {
 			continue
 		}
@@ -230,6 +235,18 @@ func (r *Replica) importAll(tx *schema.Tx, uuid [16]byte, from identity.Key, in 
 	}
 	err = r.importBatch(tx, sh, &b, &res)
 	return res, err
+}
+
+// noteBranches makes the branches known that a is about, which does not count: what
+// others write there comes nevertheless.
+func (r *Replica) noteBranches(tx *schema.Tx, sh shared, a *arrival) error {
+	if len(a.batch.Records) == 0 {
+		return nil
+	}
+	if err := r.tree.NoteBranches(tx, sh.bucket.ID, a.batch.Records); err != nil {
+		return err
+	}
+	return r.refilter(tx, sh)
 }
 
 // importBatch imports b, which is empty afterwards.

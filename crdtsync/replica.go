@@ -34,6 +34,8 @@ type Replica struct {
 	news  signal     // changes came in, or were made
 	drain sync.Mutex // held while changes are made of what was taken for sending
 
+	again map[[16]byte]bool // buckets that were looked at by sayOnce; guarded by drain
+
 	mu      sync.Mutex // guards members
 	members map[[16]byte]membership
 }
@@ -53,7 +55,7 @@ type Config struct {
 func NewReplica(c Config) *Replica {
 	r := &Replica{
 		db: c.DB, tree: c.Tree, worker: c.Worker, private: c.Private, past: c.Past, key: identity.KeyOf(c.Private),
-		log: c.Logger, now: c.Now, members: map[[16]byte]membership{},
+		log: c.Logger, now: c.Now, again: map[[16]byte]bool{}, members: map[[16]byte]membership{},
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -189,6 +191,9 @@ func (r *Replica) Drain(ctx context.Context, uuid [16]byte) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	if err := r.sayOnce(uuid); err != nil {
+		return 0, err
+	}
 	reads := m.Role(r.key) < identity.ReadWrite
 	if done, err := r.drained(uuid, reads); err != nil || done {
 		return 0, err
@@ -213,6 +218,27 @@ func (r *Replica) Drain(ctx context.Context, uuid [16]byte) (n int, err error) {
 		n += made
 	}
 	return n, err
+}
+
+// sayOnce is sayAgain, the first time: the grant that lets this node write may have
+// come to the key before, just before that was replaced. Those that come are
+// followed by recount.
+func (r *Replica) sayOnce(uuid [16]byte) error {
+	if r.again[uuid] || len(r.past) == 0 {
+		return nil
+	}
+	err := r.db.Write(func(tx *schema.Tx) error {
+		sh, err := r.lookup(tx, uuid)
+		if err == nil {
+			err = r.sayAgain(tx, sh)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("what was written with another key is to be said again: %w", err)
+	}
+	r.again[uuid] = true
+	return nil
 }
 
 // drained reports whether there is nothing to make changes of; of a reader, which

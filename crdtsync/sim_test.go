@@ -143,7 +143,10 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 // end notes down what there is in the end.
 func (s *sim) end() {
 	for _, n := range s.nodes {
-		s.logf("%s has\n%s\n%s\nand shows\n%s", n.name, n.marks(), strings.Join(n.versions(), "\n"), strings.Join(n.shown(), "\n"))
+		s.logf("%s has\n%s\n%s", n.name, n.marks(), strings.Join(n.versions(), "\n"))
+	}
+	for _, n := range s.lawful() { // another may keep branches of which not all is here
+		s.logf("%s shows\n%s", n.name, strings.Join(n.shown(), "\n"))
 	}
 }
 

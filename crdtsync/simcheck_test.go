@@ -1,8 +1,8 @@
 package crdtsync
 
 import (
-	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -50,25 +50,53 @@ func (s *sim) checkKept() {
 }
 
 // checkSent holds the first node, which has the same as the others, to have every
-// version that any change has brought which counts, and none of those that do not.
+// version and record that any change has brought which counts, and none that only
+// others have. Of records it has the newest of each thing.
 func (s *sim) checkSent() {
 	n := s.nodes[0]
 	have := map[string]bool{}
-	n.eachVersion(func(v *pathtree.Version) { have[thingKey(v)+v.ID.String()] = true })
+	records := n.eachVersion(func(v *pathtree.Version) { have[thingKey(v)+v.ID.String()] = true })
+	newest := map[string]pathtree.VersionID{}
+	for i := range records {
+		newest[recordKey(&records[i])] = records[i].ID
+	}
 	all, err := n.Since(s.bucket, 0, 1<<30)
 	n.must(err)
 	m, err := n.Membership(s.bucket)
 	n.must(err)
+	counts := map[string]bool{}             // by version: whether a change that counts says it
+	last := map[string]pathtree.VersionID{} // by thing: the newest record that counts
 	for _, c := range all {
 		a, err := open(c.Envelope, s.bucket)
 		n.must(err)
 		for i := range a.batch.Versions {
 			v := &a.batch.Versions[i]
-			if have, counts := have[thingKey(v)+v.ID.String()], a.counts(m); have != counts {
-				s.fatalf("%s %s, of change %d of %s, is here: %v, counts: %v", thingKey(v), v.ID, c.Seq, c.Author.Short(), have, counts)
+			k := thingKey(v) + v.ID.String()
+			counts[k] = counts[k] || a.counts(m)
+		}
+		for i := range a.batch.Records {
+			r := &a.batch.Records[i]
+			if k := recordKey(r); a.counts(m) && last[k].Compare(r.ID) < 0 {
+				last[k] = r.ID
 			}
 		}
 	}
+	for k, counts := range counts {
+		if have[k] != counts {
+			s.fatalf("%s is here: %v, counts: %v", k, have[k], counts)
+		}
+	}
+	if !maps.Equal(last, newest) {
+		s.fatalf("the records that count are\n%v\nand those that are here\n%v", last, newest)
+	}
+}
+
+func recordKey(r *pathtree.BucketRecord) string {
+	k := fmt.Sprintf("%v %x", r.Kind, r.UUID[:4])
+	if r.Kind == pathtree.MergeRecord {
+		k += fmt.Sprint(r.At)
+	}
+	return k
 }
 
 // versions returns every version that n keeps, a line each, in order.
@@ -105,16 +133,12 @@ func (n *simNode) shown() (lines []string) {
 		if err != nil {
 			return err
 		}
-		branches = slices.DeleteFunc(branches, func(b pathtree.Branch) bool { return b.Keep != kept }) // of one that was shut out: see checkFilters
-		onLive := map[int64]bool{}                                                                     // branches that follow another, or whose parents do
+		onLive := map[int64]bool{} // branches that follow another, or whose parents do
 		for _, b := range branches {
 			onLive[b.ID] = b.Live || onLive[b.Parent]
 		}
 		for _, b := range branches {
 			v, err := n.tree.View(tx, b.ID, 0)
-			if errors.Is(err, pathtree.ErrNotKept) {
-				continue // what it descends from is still coming, likewise
-			}
 			if err != nil {
 				return err
 			}
@@ -129,9 +153,6 @@ func (n *simNode) shown() (lines []string) {
 		}
 		for _, sn := range snaps {
 			v, err := n.tree.View(tx, sn.Branch, sn.Stamp)
-			if errors.Is(err, pathtree.ErrNotKept) {
-				continue
-			}
 			if err != nil {
 				return err
 			}

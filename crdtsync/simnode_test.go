@@ -244,15 +244,17 @@ func thingKey(v *pathtree.Version) string {
 	return fmt.Sprintf("branch %x kind %d of %d %q", v.Branch[:4], v.Kind, of, v.Name)
 }
 
-func (n *simNode) eachVersion(f func(v *pathtree.Version)) {
+// eachVersion calls f with every version that n keeps, and returns its records.
+func (n *simNode) eachVersion(f func(v *pathtree.Version)) (records []pathtree.BucketRecord) {
 	n.read(func(tx *schema.Tx) error {
 		sh, err := n.lookup(tx, n.s.bucket)
 		if err != nil {
 			return err
 		}
-		_, err = n.tree.ExportAll(tx, sh.bucket.ID, func(v *pathtree.Version) error { f(v); return nil })
+		records, err = n.tree.ExportAll(tx, sh.bucket.ID, func(v *pathtree.Version) error { f(v); return nil })
 		return err
 	})
+	return records
 }
 
 func (n *simNode) read(f func(tx *schema.Tx) error) {

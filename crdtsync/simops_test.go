@@ -16,7 +16,6 @@ type simOp struct {
 	weight int
 	name   string
 	do     func(o *simDoing) error
-	record bool // says something of the bucket
 }
 
 // simDoing is an operation that is being done.
@@ -29,24 +28,24 @@ type simDoing struct {
 }
 
 var simOps = []simOp{
-	{6, "create", (*simDoing).create, false},
-	{1, "create many", (*simDoing).createMany, false},
-	{3, "mkdir", (*simDoing).mkdir, false},
-	{6, "write", (*simDoing).write, false},
-	{2, "chmod", (*simDoing).chmod, false},
-	{2, "xattr", (*simDoing).xattr, false},
-	{8, "rename", (*simDoing).rename, false},
-	{2, "link", (*simDoing).link, false},
-	{1, "symlink", (*simDoing).symlink, false},
-	{4, "remove", (*simDoing).remove, false},
-	{2, "fork", (*simDoing).fork, true},
-	{1, "rename branch", (*simDoing).renameBranch, true},
-	{1, "remove branch", (*simDoing).removeBranch, true},
-	{3, "merge", (*simDoing).merge, true},
-	{1, "snapshot", (*simDoing).snapshot, true},
-	{1, "remove snapshot", (*simDoing).removeSnapshot, true},
-	{1, "restore", (*simDoing).restore, false},
-	{2, "resolve", (*simDoing).resolve, false},
+	{6, "create", (*simDoing).create},
+	{1, "create many", (*simDoing).createMany},
+	{3, "mkdir", (*simDoing).mkdir},
+	{6, "write", (*simDoing).write},
+	{2, "chmod", (*simDoing).chmod},
+	{2, "xattr", (*simDoing).xattr},
+	{8, "rename", (*simDoing).rename},
+	{2, "link", (*simDoing).link},
+	{1, "symlink", (*simDoing).symlink},
+	{4, "remove", (*simDoing).remove},
+	{2, "fork", (*simDoing).fork},
+	{1, "rename branch", (*simDoing).renameBranch},
+	{1, "remove branch", (*simDoing).removeBranch},
+	{3, "merge", (*simDoing).merge},
+	{1, "snapshot", (*simDoing).snapshot},
+	{1, "remove snapshot", (*simDoing).removeSnapshot},
+	{1, "restore", (*simDoing).restore},
+	{2, "resolve", (*simDoing).resolve},
 }
 
 // operation does one on some node.
@@ -62,9 +61,6 @@ func (s *sim) operation() {
 	k := s.rng.IntN(total)
 	for _, o := range simOps {
 		if k -= o.weight; k < 0 {
-			if o.record && n.name == s.outlaw {
-				return // what it says of branches and snapshots is not taken back
-			}
 			s.do(n, o)
 			return
 		}

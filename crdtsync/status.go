@@ -89,6 +89,13 @@ func (r *Replica) status(tx *schema.Tx, sh shared) (st BucketStatus, err error) 
 		void[m.Heir(k.Author)] += int64(k.Seq - min(k.Seq, m.Counts(k.Author, k.Stream)))
 	}
 	st = BucketStatus{UUID: sh.bucket.UUID, Name: sh.bucket.Name, Role: m.Role(r.key), Void: void[r.key]}
+	if st.Role < identity.ReadWrite { // else it has said again what it wrote with keys before
+		for k, n := range void {
+			if k != r.key && m.Speaks(r.key, k) {
+				st.Void += n
+			}
+		}
+	}
 	for _, o := range m.All() {
 		if o.Key != r.key && !o.Replaced {
 			if o.Name == "" { // the owner, whom nobody admitted

@@ -53,16 +53,44 @@ func (m *importer) applyRecords(rs []BucketRecord) error {
 	if _, err := m.newRecords(); err != nil {
 		return err
 	}
+	return m.takeRecords(rs)
+}
+
+func (m *importer) takeRecords(rs []BucketRecord) error {
 	rs = slices.Clone(rs)
 	slices.SortFunc(rs, func(a, b BucketRecord) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), a.ID.Compare(b.ID))
 	})
 	renamed := false
+	err := m.eachRecord(rs, func(r *BucketRecord) error {
+		news, err := m.applyRecord(r)
+		if err != nil {
+			return err
+		}
+		if !news {
+			m.result.Known++
+			return nil
+		}
+		m.result.New++
+		renamed = true
+		m.tx.ObserveStamp(max(r.ID.Stamp, r.Fork, r.At))
+		return nil
+	})
+	if err != nil || !renamed {
+		return err
+	}
+	clear(m.byUUID)
+	return m.applyNames()
+}
+
+// eachRecord calls do with records, in their order but that those come later that are
+// about a branch which another of them makes known.
+func (m *importer) eachRecord(rs []BucketRecord, do func(r *BucketRecord) error) error {
 	for len(rs) > 0 {
 		var waiting []BucketRecord
 		var missing error
 		for k := range rs {
-			news, err := m.applyRecord(&rs[k])
+			err := do(&rs[k])
 			if errors.Is(err, ErrUnknownBranch) {
 				waiting, missing = append(waiting, rs[k]), cmp.Or(missing, err)
 				continue
@@ -70,24 +98,13 @@ func (m *importer) applyRecords(rs []BucketRecord) error {
 			if err != nil {
 				return err
 			}
-			if !news {
-				m.result.Known++
-				continue
-			}
-			m.result.New++
-			renamed = true
-			m.tx.ObserveStamp(max(rs[k].ID.Stamp, rs[k].Fork, rs[k].At))
 		}
 		if len(waiting) == len(rs) {
 			return missing
 		}
 		rs = waiting
 	}
-	if !renamed {
-		return nil
-	}
-	clear(m.byUUID)
-	return m.applyNames()
+	return nil
 }
 
 // applyRecord reports whether r is news. The branches it is about must be known.
@@ -140,11 +157,21 @@ func (m *importer) recordEvent(r *BucketRecord, op notify.Op, branch int64, name
 func interim(id int64) string { return fmt.Sprintf("\x00%d", id) }
 
 func (m *importer) applyBranch(r *BucketRecord) error {
-	if b, err := m.branch(r.UUID); err == nil {
-		return m.recordEvent(r, notify.OpBranch, b.ID, b.Name, b.ID)
-	} else if !errors.Is(err, ErrUnknownBranch) {
+	b, err := m.branch(r.UUID)
+	switch {
+	case errors.Is(err, ErrUnknownBranch):
+		return m.addBranch(r, true)
+	case err == nil && b.Deleted == uncounted:
+		err = m.countBranch(b, r)
+	}
+	if err != nil {
 		return err
 	}
+	return m.recordEvent(r, notify.OpBranch, b.ID, b.Name, b.ID)
+}
+
+// addBranch makes the branch of a record, which counts or does not.
+func (m *importer) addBranch(r *BucketRecord, counts bool) error {
 	var parent int64
 	if r.Parent != ([16]byte{}) {
 		b, err := m.branch(r.Parent)
@@ -158,34 +185,42 @@ func (m *importer) applyBranch(r *BucketRecord) error {
 			}
 		}
 	}
-	var deleted int64
-	if g, gone, err := m.record(BranchGoneRecord, r.UUID[:]); err != nil {
-		return err
-	} else if gone {
-		deleted = int64(g.At)
-	}
 	id := m.tx.NextIno()
+	name, deleted := r.Name, uncounted
+	if counts {
+		var err error
+		if deleted, err = m.deleted(r.UUID); err != nil {
+			return err
+		}
+		name = interim(id)
+	}
 	s := m.tx.Stmt(`INSERT INTO branch (id, uuid, bucket, name, parent, fork, live, created, deleted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`)
 	s.BindInt64(1, id)
 	s.BindBytes(2, r.UUID[:])
 	s.BindInt64(3, m.bucket.ID)
-	s.BindText(4, interim(id))
+	s.BindText(4, name)
 	bindNonZero(s, 5, parent)
 	bindNonZero(s, 6, int64(r.Fork))
 	s.BindBool(7, r.Live)
 	s.BindInt64(8, r.Created)
-	bindNonZero(s, 9, deleted)
-	if err := run(s); err != nil {
+	bindNonZero(s, 9, int64(deleted))
+	if err := run(s); err != nil || !counts {
 		return err
 	}
 	m.forks = append(m.forks, id)
 	return m.recordEvent(r, notify.OpBranch, id, r.Name, id)
 }
 
+// deleted returns when a branch was deleted, by its record; 0 without one.
+func (m *importer) deleted(branch [16]byte) (schema.Stamp, error) {
+	g, _, err := m.record(BranchGoneRecord, branch[:])
+	return g.At, err
+}
+
 func (m *importer) applyBranchGone(r *BucketRecord) error {
 	b, err := m.branch(r.UUID)
-	if errors.Is(err, ErrUnknownBranch) {
-		return nil // it comes, and is gone at once
+	if errors.Is(err, ErrUnknownBranch) || err == nil && b.Deleted == uncounted {
+		return nil // it comes, or comes to count, and is gone at once
 	}
 	if err == nil {
 		err = forgetBranch(m.tx, b)

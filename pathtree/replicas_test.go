@@ -24,6 +24,7 @@ type swarm struct {
 	clock  []schema.Stamp         // of each; they are not right
 	parts  []Batch                // all that was ever exported, in pieces
 	told   [][]bool               // by replica and piece
+	noted  map[int][]BucketRecord // by piece: records that it does not bring, as they do not count
 	unsent map[int]blobstore.Hash // by replica: content written since its last export
 	serial int
 	trace  []string
@@ -307,6 +308,9 @@ func (w *swarm) tell(t *rapid.T, k, part int) {
 	w.publish(t, r, k)
 	var res ImportResult
 	err := r.db.Write(func(tx *schema.Tx) (err error) {
+		if err := r.tree.NoteBranches(tx, r.bucket.ID, w.noted[part]); err != nil {
+			return err
+		}
 		res, err = r.tree.ImportBucket(tx, r.bucket.ID, w.parts[part])
 		return err
 	})

@@ -15,8 +15,8 @@ import (
 // hears at some time, before or after the piece itself or never of that.
 type outlaws struct {
 	*swarm
-	out   map[int][]Version // by piece
-	knows []map[int]bool    // by replica
+	out   map[int]Batch  // by piece
+	knows []map[int]bool // by replica
 }
 
 func (w *outlaws) outlaw(t *rapid.T) {
@@ -24,8 +24,8 @@ func (w *outlaws) outlaw(t *rapid.T) {
 		t.Skip("only the bucket itself")
 	}
 	p := rapid.IntRange(2, len(w.parts)-1).Draw(t, "outlawed")
-	if w.out[p] == nil {
-		w.out[p] = w.parts[p].Versions
+	if _, out := w.out[p]; !out {
+		w.out[p] = w.parts[p]
 		w.log("%d no longer counts", p)
 	}
 }
@@ -41,27 +41,54 @@ func (w *outlaws) hearOf(t *rapid.T) {
 func (w *outlaws) learn(t *rapid.T, k, p int) {
 	r := w.all[k]
 	w.publish(t, r, k)
-	err := r.db.Write(func(tx *schema.Tx) error { return r.tree.RetractVersions(tx, r.bucket.ID, w.out[p]) })
+	w.knows[k][p] = true
+	var others []BucketRecord
+	for o, part := range w.parts {
+		if w.told[k][o] && !w.knows[k][o] {
+			others = append(others, part.Records...)
+		}
+	}
+	err := r.db.Write(func(tx *schema.Tx) error {
+		if err := r.tree.RetractVersions(tx, r.bucket.ID, w.out[p].Versions); err != nil {
+			return err
+		}
+		return r.tree.RetractRecords(tx, r.bucket.ID, w.out[p].Records, others)
+	})
 	w.log("%d: hears that %d does not count: %v", k, p, err)
 	if err != nil {
 		t.Fatalf("replica %d takes back %d: %v\n%s", k, p, err, strings.Join(w.trace, "\n"))
 	}
-	w.knows[k][p] = true
+}
+
+// accept has a piece count again, that of all replicas know that it did not.
+func (w *outlaws) accept(t *rapid.T, p int) {
+	w.log("%d counts again", p)
+	delete(w.out, p)
+	for k := range w.all {
+		w.knows[k][p] = false
+		if w.told[k][p] {
+			w.tell(t, k, p)
+		}
+	}
 }
 
 // hear is the swarm's, and leaves out what does not count.
 func (w *outlaws) hear(t *rapid.T) {
 	k := rapid.IntRange(0, len(w.all)-1).Draw(t, "replica")
 	p := rapid.IntRange(0, len(w.parts)-1).Draw(t, "part")
-	all := w.parts[p].Versions
+	all := w.parts[p]
 	if w.knows[k][p] {
-		w.parts[p].Versions = nil
+		w.forget(p)
 	}
 	w.tell(t, k, p)
-	w.parts[p].Versions = all
+	w.parts[p] = all
+	delete(w.noted, p)
 }
 
-// TestRetractConverges: replicas that took versions back show what those do that
+// forget has a piece say nothing any more but which branches there are.
+func (w *outlaws) forget(p int) { w.noted[p], w.parts[p] = w.parts[p].Records, Batch{} }
+
+// TestRetractConverges: replicas that took versions and records back show what those do that
 // never had them.
 func TestRetractConverges(t *testing.T) {
 	stores, runs := newStores(t), 0
@@ -69,12 +96,14 @@ func TestRetractConverges(t *testing.T) {
 		runs++
 		s, done := newSwarm(t, stores, runs)
 		defer done()
-		w := &outlaws{swarm: s, out: map[int][]Version{}}
+		w := &outlaws{swarm: s, out: map[int]Batch{}}
+		w.noted = map[int][]BucketRecord{}
 		for range w.all {
 			w.knows = append(w.knows, map[int]bool{})
 		}
 		ops := w.operations()
 		ops["hear"], ops["hear2"], ops["outlaw"], ops["hear of"] = w.hear, w.hear, w.outlaw, w.hearOf
+		ops["remove branch"], ops["limit"] = w.removeBranch, w.limit
 		t.Repeat(ops)
 		for k := range w.all {
 			for p := range w.out {
@@ -83,8 +112,12 @@ func TestRetractConverges(t *testing.T) {
 				}
 			}
 		}
-		for p := range w.out {
-			w.parts[p].Versions = nil
+		for _, p := range slices.Sorted(maps.Keys(w.out)) {
+			if rapid.Bool().Draw(t, "accepted") {
+				w.accept(t, p)
+			} else {
+				w.forget(p)
+			}
 		}
 		w.finish(t)
 		w.compare(t)

@@ -102,6 +102,7 @@ type importer struct {
 	touched
 	tally      *tally
 	policy     bool // that of the bucket is news
+	revived    bool // branches were removed or came back without their rows
 	result     ImportResult
 	pending    map[inodeAt][]*Version // new versions of inodes, not yet written
 	anyAside   bool                   // some version is put aside
@@ -150,10 +151,7 @@ func (m *importer) run(b *Batch) error {
 			return err
 		}
 	}
-	if err := m.settle(); err != nil || !m.policy {
-		return err
-	}
-	return m.t.setQuota(m.tx, m.bucket.ID, m.bucket.Policy)
+	return m.finishRecords()
 }
 
 // look finds out what need not be asked for again and again.

@@ -42,7 +42,8 @@ func (k RecordKind) String() string {
 
 // BucketRecord is what a node says of a bucket rather than of a file. Of the
 // records of one kind about one thing the one with the greatest ID counts.
-// Branches and snapshots never come back once they are deleted.
+// Branches and snapshots never come back once they are deleted, but where the record
+// that says so is taken back (RetractRecords).
 type BucketRecord struct {
 	Kind    RecordKind   `json:"-"`
 	ID      VersionID    `json:"-"`
@@ -180,6 +181,9 @@ func (x *exchange) branchesNow() (news []BucketRecord, err error) {
 	}
 	for _, b := range all {
 		x.uuids[b.ID], x.byUUID[b.UUID] = b.UUID, b
+		if b.Deleted == uncounted {
+			continue
+		}
 		name, known := shown[b.UUID]
 		if !known || b.Deleted == 0 && name != b.Name {
 			r := BucketRecord{Kind: BranchRecord, UUID: b.UUID, Name: b.Name, Fork: b.Fork, Live: b.Live, Created: b.Created.UnixNano()}

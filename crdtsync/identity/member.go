@@ -161,6 +161,7 @@ type Membership struct {
 	Bucket  [16]byte
 	members map[Key]Member
 	next    map[Key]Key               // by a key that was replaced: its heir
+	named   map[Key]Key               // by a key: the heir that it named, whether it has its place or not
 	kept    map[Key]map[[32]byte]bool // by a key that was replaced: its grants that count
 	origins map[Key][]Key             // by a key: those in whose name it may write, besides itself
 }
@@ -170,7 +171,7 @@ type Membership struct {
 func Members(bucket [16]byte, owner Key, grants []Grant) *Membership {
 	m := &Membership{
 		Bucket: bucket, members: map[Key]Member{owner: {Key: owner, Role: Owner, By: owner}},
-		next: map[Key]Key{}, kept: map[Key]map[[32]byte]bool{}, origins: map[Key][]Key{},
+		next: map[Key]Key{}, named: map[Key]Key{}, kept: map[Key]map[[32]byte]bool{}, origins: map[Key][]Key{},
 	}
 	about := map[Key][]Grant{}
 	here, everywhere := map[Key][]Grant{}, map[Key][]Grant{} // successions by the old key
@@ -189,6 +190,9 @@ func Members(bucket [16]byte, owner Key, grants []Grant) *Membership {
 		for _, gs := range all {
 			slices.SortFunc(gs, compareGrants)
 		}
+	}
+	for k, gs := range here {
+		m.named[k] = *gs[0].Successor
 	}
 	owners := m.succeed(owner, here) // every key that has been the owner
 	byOwner := func(g Grant) bool { return slices.Contains(owners, g.Issuer) && !m.late(&g) }
@@ -304,10 +308,11 @@ func (m *Membership) late(g *Grant) bool {
 
 // Refuses reports whether g, which is not known yet, is to be passed over since
 // another key has taken the place of its issuer: of a key that was replaced
-// nothing new is believed, but for another heir where an admin revoked the first.
+// nothing new is believed, but for another heir where an admin revoked the first, and
+// that the heir is so everywhere.
 func (m *Membership) Refuses(g *Grant) bool {
-	_, heir := m.next[g.Issuer]
-	return m.late(g) && (g.Successor == nil || heir)
+	next, heir := m.next[g.Issuer]
+	return m.late(g) && (g.Successor == nil || heir && !(g.Everywhere() && *g.Successor == next))
 }
 
 // trace finds out in whose name keys may write.
@@ -348,6 +353,15 @@ func (m *Membership) Heir(k Key) Key {
 			break
 		}
 		k = next
+	}
+	return k
+}
+
+// Named returns the key that k named as its heir, also where it could not, since it had
+// no role any more; k itself when it named none.
+func (m *Membership) Named(k Key) Key {
+	if next, ok := m.named[k]; ok {
+		return next
 	}
 	return k
 }
