@@ -387,6 +387,19 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// untilWhole returns when o, which n asks, has content as a blob of its own: it reads, and
+// passes on, the last group before that.
+func (n *node) untilWhole(t *testing.T, o *node, content Content) {
+	t.Helper()
+	ps, err := n.f.Where(context.Background(), content)
+	for end := time.Now().Add(time.Minute); err == nil && ps[o.key] != Whole && time.Now().Before(end); {
+		ps, err = n.f.Where(context.Background(), content)
+	}
+	if err != nil || ps[o.key] != Whole {
+		t.Errorf("who has it: %v, %v", ps, err)
+	}
+}
+
 func TestRelay(t *testing.T) {
 	a, b, c := newNode(t, 1, Options{}), newNode(t, 2, Options{}), newNode(t, 3, Options{})
 	p := noise(9, 4*mib)
@@ -397,14 +410,7 @@ func TestRelay(t *testing.T) {
 	b.connect(c) // which asks b in turn
 	c.connect(b)
 	c.wantContent(t, p)
-	// b passes the last group on before it makes the groups a blob of its own.
-	ps, err := c.f.Where(context.Background(), content)
-	for end := time.Now().Add(time.Minute); err == nil && ps[b.key] != Whole && time.Now().Before(end); {
-		ps, err = c.f.Where(context.Background(), content)
-	}
-	if err != nil || ps[b.key] != Whole {
-		t.Errorf("b keeps what it relayed: %v, %v", ps, err)
-	}
+	c.untilWhole(t, b, content)
 	none := Content{blobstore.Sum([]byte("nobody has it")), 13}
 	c.expect(t, none)
 	if _, err := c.read(none); !errors.Is(err, blobstore.ErrNotHere) {
@@ -433,6 +439,7 @@ func TestMayDrop(t *testing.T) {
 	}
 	b.expect(t, content)
 	b.wantContent(t, p)
+	a.untilWhole(t, b, content)
 	if _, err := a.blobs.Evict(ctx, content.Hash, a.f.MayDrop); err != nil {
 		t.Errorf("with a copy at b: %v", err)
 	}
