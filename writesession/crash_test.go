@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alkdev/alkfs/notify"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -219,7 +220,6 @@ func TestASyncedSessionDoesNotUndoALaterVersion(t *testing.T) {
 	other := openWorld(t, dir, small)
 	kill(t, dir, "synced", ready)
 	later := fill(50<<10, 50)
-	time.Sleep(2 * time.Millisecond) // the session's record is of an earlier millisecond
 	for _, name := range []string{"big", "made"} {
 		f := other.open(other.main, name)
 		if err := f.Truncate(0); err != nil {
@@ -234,6 +234,37 @@ func TestASyncedSessionDoesNotUndoALaterVersion(t *testing.T) {
 	w.same(w.published(w.main, "made"), later)
 	if l := w.sessions(); len(l) != 2 || !l[0].Synced {
 		t.Fatalf("%+v", l)
+	}
+}
+
+// A version that another node wrote earlier, and that came after the session was
+// recorded, is a later one here; one that came before is not, whatever its stamp.
+func TestASyncedSessionAndWhatCameFromAnotherNode(t *testing.T) {
+	for _, before := range []bool{true, false} {
+		dir, _, big := prepare(t)
+		other := openWorld(t, dir, Options{})
+		comes := func(at time.Time) {
+			ino := other.stat(other.main, "big").Ino
+			other.write(func(tx *schema.Tx) error {
+				tx.ObserveStamp(schema.StampAt(at))
+				return notify.Append(tx, &notify.Event{
+					Stamp: schema.StampAt(at), Node: 7, Branch: other.main.Branch().ID, Op: notify.OpContent, Ino: uint64(ino),
+				})
+			})
+		}
+		if before {
+			comes(time.Now().Add(time.Minute)) // by a clock that is ahead
+		}
+		kill(t, dir, "synced", ready)
+		if !before {
+			comes(time.Now().Add(-time.Minute))
+		}
+		other.close()
+		w := openWorld(t, dir, Options{})
+		if kept := bytes.Equal(w.published(w.main, "big"), big); kept == before {
+			t.Errorf("before %v: the version of the other node is left as it is: %v", before, kept)
+		}
+		w.close()
 	}
 }
 

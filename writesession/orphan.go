@@ -209,22 +209,24 @@ func (s *Sessions) publishUnchanged(ctx context.Context, id int64) error {
 }
 
 // contentChanged reports whether content of the session's inode was published
-// after the session was recorded.
+// after the session was recorded, or came from another node; see createdNow.
 func contentChanged(tx *schema.Tx, in Info) (bool, error) {
-	since := schema.StampAt(in.Created)
-	s := tx.Stmt("SELECT stamp, branch = ? AND ino = ? AND op = ? FROM event ORDER BY seq DESC")
-	s.BindInt64(1, in.Branch)
-	s.BindInt64(2, int64(in.Ino))
-	s.BindInt64(3, int64(notify.OpContent))
-	for {
-		ok, err := s.Step()
-		if err != nil || !ok || schema.Stamp(s.ColumnInt64(0)) <= since {
-			return false, err
-		}
-		if s.ColumnInt64(1) == 1 {
-			return true, nil
-		}
+	last, err := lastEvent(tx)
+	if err != nil {
+		return false, err
 	}
+	since := last - last%eventsTold + in.Created.UnixNano()%eventsTold
+	if since > last {
+		since -= eventsTold
+	}
+	s := tx.Stmt("SELECT EXISTS (SELECT 1 FROM event WHERE (seq > ?1 OR stamp > ?2) AND branch = ?3 AND ino = ?4 AND op = ?5)")
+	s.BindInt64(1, since)
+	s.BindInt64(2, int64(schema.StampAt(in.Created))) // more than eventsTold ago
+	s.BindInt64(3, in.Branch)
+	s.BindInt64(4, int64(in.Ino))
+	s.BindInt64(5, int64(notify.OpContent))
+	_, err = s.Step()
+	return s.ColumnInt64(0) != 0, err
 }
 
 // publishOrphan publishes f, which adopt has made. change must be held.
