@@ -15,6 +15,7 @@ func (s *sim) check() {
 	for _, n := range s.nodes {
 		n.fsck()
 	}
+	s.checkSessions()
 	if s.bytes {
 		s.checkContent()
 	}
