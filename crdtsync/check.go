@@ -113,8 +113,9 @@ func (c *checker) envelope(stub bool, b []byte, bucket, author int64, stream ide
 	return identity.DecodeEnvelope(b)
 }
 
-// documents checks that the changes of each document are those of a document, in an
-// order in which each follows its dependencies, and that its heads are noted.
+// documents checks that the changes of each document are those of a document, and that
+// its heads are noted. Where some branches are kept a change may have a lesser number
+// than one that it follows: its stub came before that.
 func (c *checker) documents() error {
 	s := c.tx.Stmt(`SELECT d.id, d.branch, d.dir, d.gen, d.heads, k.uuid, k.name FROM sync_doc d JOIN bucket k ON k.id = d.bucket`)
 	for err := range schema.Rows(s) {
@@ -136,11 +137,21 @@ func (c *checker) documents() error {
 }
 
 func (c *checker) document(d doc, where string) error {
-	s := c.tx.Stmt(`SELECT arrived, stream, hash, docseq, maxop, envelope FROM sync_change WHERE doc = ? ORDER BY arrived`)
-	s.BindInt64(1, d.id)
 	ops := map[gate.Hash]uint64{} // the last operation of each change
-	seqs := map[identity.Stream]uint64{}
 	heads := map[gate.Hash]bool{}
+	s := c.tx.Stmt(`SELECT hash, maxop FROM sync_change WHERE doc = ?`)
+	s.BindInt64(1, d.id)
+	for err := range schema.Rows(s) {
+		if err != nil {
+			return err
+		}
+		var h gate.Hash
+		s.ColumnBytes(0, h[:])
+		ops[h], heads[h] = uint64(s.ColumnInt64(1)), true
+	}
+	seqs := map[identity.Stream]uint64{}
+	s = c.tx.Stmt(`SELECT arrived, stream, hash, docseq, maxop, envelope FROM sync_change WHERE doc = ? ORDER BY arrived`)
+	s.BindInt64(1, d.id)
 	for err := range schema.Rows(s) {
 		if err != nil {
 			return err
@@ -181,7 +192,7 @@ func (c *checker) document(d doc, where string) error {
 		if problem != "" {
 			c.report(fmt.Sprintf("%s: change %d %s", where, row.arrived, problem))
 		}
-		ops[row.hash], seqs[row.stream], heads[row.hash] = row.maxop, row.docseq, true
+		seqs[row.stream] = row.docseq
 	}
 	if len(heads) != len(d.heads) || slices.ContainsFunc(d.heads, func(h gate.Hash) bool { return !heads[h] }) {
 		c.report(fmt.Sprintf("%s: has %d heads, and %d or others are noted", where, len(heads), len(d.heads)))

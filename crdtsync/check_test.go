@@ -40,7 +40,7 @@ func TestCheck(t *testing.T) {
 		{`UPDATE sync_doc SET heads = x''`, "heads"},
 		{`UPDATE sync_doc SET heads = x'00'`, "heads"},
 		{`UPDATE sync_doc SET heads = zeroblob(32)`, "heads"},
-		{`UPDATE sync_change SET arrived = 1000000 WHERE arrived = (SELECT c.arrived FROM sync_change c WHERE docseq = 1 AND
+		{`DELETE FROM sync_change WHERE arrived = (SELECT c.arrived FROM sync_change c WHERE docseq = 1 AND
 			EXISTS (SELECT 1 FROM sync_change d WHERE d.doc = c.doc AND d.docseq = 2) LIMIT 1)`, "follows a change that is not there"},
 	} {
 		t.Run(c.damage, func(t *testing.T) {
