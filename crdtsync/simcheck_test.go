@@ -15,7 +15,6 @@ func (s *sim) check() {
 	for _, n := range s.nodes {
 		n.fsck()
 	}
-	s.checkSessions()
 	if s.bytes {
 		s.checkContent()
 	}

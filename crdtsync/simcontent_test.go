@@ -60,12 +60,9 @@ func (n *simNode) openContent(log *slog.Logger) {
 		Bad: func(k identity.Key, err error) { n.s.t.Errorf("%s: %s sent wrong bytes: %v", n.name, k.Short(), err) },
 	})
 	c.server = blobs.NewServer(c.blobs, n.db, blobs.ServerOptions{Allowed: n.MayRead, Named: n.Named, Key: n.Key, Logger: log})
+	c.blobs.SetSource(c.fetcher)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	n.content = c
-	if n.s.sessions.on {
-		c.openSessions(log)
-	}
-	c.blobs.SetSource(c.fetcher)
 }
 
 // start begins to fetch what is wanted, and by policy.
@@ -78,7 +75,6 @@ func (c *simContent) start() {
 
 func (c *simContent) options(o Options) Options {
 	o.BulkLinks = 1
-	o.Held = c.n.held
 	o.Joined = func(p *Node) { c.fetcher.AddPeer(p) }
 	o.Left = c.fetcher.RemovePeer
 	o.Blobs = func(ctx context.Context, k identity.Key, s io.ReadWriteCloser) { _ = c.server.Serve(ctx, k, s) }

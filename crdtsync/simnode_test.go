@@ -33,16 +33,14 @@ type simNode struct {
 	skew  atomic.Int64 // of its clock, in nanoseconds
 	runs  int
 	dir   string // of its store
-	there bool   // its store is open
 	up    bool
 
 	db   *schema.DB
 	tree *pathtree.Tree
 	*Replica
-	engine   *Engine
-	content  *simContent  // with sim.bytes
-	surfaces *simSurfaces // with sim.sessions
-	halt     func()       // ends the engine
+	engine  *Engine
+	content *simContent // with sim.bytes
+	halt    func()      // ends the engine
 
 	kept map[string]pathtree.VersionID // own versions it has answered for: the newest of each thing
 }
@@ -82,7 +80,6 @@ func (n *simNode) open() {
 	var err error
 	n.db, err = schema.Open(context.Background(), n.dir, schema.Options{NodeKey: k[:], Alone: true, Now: n.now, Logger: log})
 	n.must(err)
-	n.there, n.halt = true, func() {}
 	n.tree = pathtree.New(n.db)
 	n.replica(log)
 	if n.next != nil { // it was killed when it replaced its key
@@ -177,9 +174,6 @@ func (n *simNode) crash() {
 	n.s.logf("%s is killed, committed %v", n.name, commit)
 	n.s.net.vanish(n.name)
 	synctest.Wait() // the copy is of one moment
-	if n.surfaces != nil {
-		n.surfaces.died()
-	}
 	dir := filepath.Join(n.s.root, fmt.Sprint(n.name, n.runs))
 	copyStore(n.s.t, n.dir, dir)
 	n.close()
@@ -203,10 +197,7 @@ func (n *simNode) restart() {
 }
 
 func (n *simNode) stop() {
-	if n.there {
-		if n.surfaces != nil {
-			n.surfaces.dead = true
-		}
+	if n.up {
 		n.close()
 	}
 }
@@ -219,20 +210,14 @@ func (n *simNode) close() {
 
 // rest ends everything but the database.
 func (n *simNode) rest() {
-	if n.surfaces != nil && !n.surfaces.dead {
-		n.surfaces.close()
-	}
 	if n.s.bytes {
 		n.content.stop()
 	}
 	n.halt()
-	if n.surfaces != nil && n.surfaces.dead {
-		n.surfaces.close()
-	}
 	if n.s.bytes {
 		n.must(n.content.blobs.Close())
 	}
-	n.there, n.up = false, false
+	n.up = false
 }
 
 // remember notes down what the node answers for.
