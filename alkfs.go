@@ -126,7 +126,7 @@ func (s *Store) open(ctx context.Context, o Options) error {
 	if o.ReadOnly {
 		return nil
 	}
-	r, err := s.replica(nil)
+	r, err := s.replica()
 	if err != nil {
 		return err
 	}

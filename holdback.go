@@ -78,7 +78,7 @@ func (s *Store) collectHeld(ctx context.Context, grace time.Duration) (collected
 		s.log.Warn("other members could not be asked whether they need content: it stays", "err", err)
 		return collected{}, nil
 	}
-	r, err := s.replica(nil)
+	r, err := s.replica()
 	if err != nil {
 		return collected{}, err
 	}

@@ -15,7 +15,7 @@ func TestOnlySharedContentIsHeldBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := s.replica(nil)
+	r, err := s.replica()
 	if err != nil {
 		t.Fatal(err)
 	}

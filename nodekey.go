@@ -206,7 +206,7 @@ func (s *Store) replaceKey() error {
 	if err != nil {
 		return err
 	}
-	if err := s.replicaOf(k, nil).HandOver(next.key()); err != nil {
+	if err := s.replicaOf(k).HandOver(next.key()); err != nil {
 		return err
 	}
 	if err := os.Rename(filepath.Join(s.dir, nodeKeyNext), filepath.Join(s.dir, nodeKeyFile)); err != nil {

@@ -76,7 +76,7 @@ func TestRotateKeyAfterACrash(t *testing.T) {
 		{"with the place handed over", func(s *Store) error {
 			next, err := s.nextKey(mustKey(t, s))
 			if err == nil {
-				err = s.replicaOf(mustKey(t, s), nil).HandOver(next.key())
+				err = s.replicaOf(mustKey(t, s)).HandOver(next.key())
 			}
 			return err
 		}},

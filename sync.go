@@ -18,7 +18,6 @@ import (
 
 	"github.com/alkdev/alkfs/crdtsync"
 	"github.com/alkdev/alkfs/crdtsync/identity"
-	"github.com/alkdev/alkfs/crdtsync/worker"
 	"github.com/alkdev/alkfs/pathtree"
 )
 
@@ -42,11 +41,6 @@ const (
 // ParseRole accepts ro, rw and admin.
 func ParseRole(s string) (Role, error) { return identity.ParseRole(s) }
 
-// RunDocumentWorker is what the command in SyncOptions.Worker calls: it keeps
-// documents for the process that started it, on standard input and output, until
-// that ends.
-func RunDocumentWorker() error { return worker.Main() }
-
 // SyncOptions configures StartSync.
 type SyncOptions struct {
 	Addr     string   // HOST:PORT to listen on, UDP; port 0 for any
@@ -54,7 +48,6 @@ type SyncOptions struct {
 	Links    int      // connections for content with each node, besides the one for changes. Default 4
 	Up, Down int64    // at most so many bytes a second to and from all others together; 0: no bound. Not below 128 KiB/s
 	NoMDNS   bool     // neither announce this node on the local network nor look for others there; never done on a loopback address
-	Worker   []string // command that calls RunDocumentWorker. Default: documents are kept in this process
 }
 
 // Syncer keeps the shared buckets of a store the same as those of other nodes.
@@ -65,7 +58,6 @@ type Syncer struct {
 	at       *net.UDPAddr
 	node     atomic.Pointer[syncNode]
 	contents *contents
-	worker   worker.Worker
 	lock     *os.File
 	addrs    atomic.Pointer[[]string]
 	stop     context.CancelFunc
@@ -98,16 +90,13 @@ func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
 	if err := limits.Check(); err != nil {
 		return nil, err
 	}
-	y = &Syncer{s: s, o: o, limits: limits, done: make(chan struct{}), worker: &worker.Local{}}
+	y = &Syncer{s: s, o: o, limits: limits, done: make(chan struct{})}
 	if y.lock, err = lockFile(filepath.Join(s.dir, syncLockFile)); err != nil {
 		return nil, err
 	}
-	if len(o.Worker) > 0 {
-		y.worker = worker.New(worker.Options{Command: o.Worker})
-	}
 	n, err := y.listen(o.Addr)
 	if err != nil {
-		return nil, errors.Join(err, y.worker.Close(), y.lock.Close())
+		return nil, errors.Join(err, y.lock.Close())
 	}
 	y.at = n.quic.Addr()
 	addrs := y.findAddrs()
@@ -132,7 +121,7 @@ func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
 
 // listen opens a socket under the key that the node has now.
 func (y *Syncer) listen(addr string) (*syncNode, error) {
-	r, err := y.s.replica(y.worker)
+	r, err := y.s.replica()
 	if err != nil {
 		return nil, err
 	}
@@ -260,7 +249,7 @@ func (y *Syncer) Close() error {
 	<-y.done
 	y.contents.close(y.s)
 	os.Remove(filepath.Join(y.s.dir, syncStatusFile))
-	return errors.Join(y.err, y.worker.Close(), y.lock.Close())
+	return errors.Join(y.err, y.lock.Close())
 }
 
 // syncState is what a syncer leaves in the store directory for others to read.
@@ -314,17 +303,17 @@ func (y *Syncer) writeStatus() error {
 }
 
 // replica returns this node's part in its shared buckets.
-func (s *Store) replica(w worker.Worker) (*crdtsync.Replica, error) {
+func (s *Store) replica() (*crdtsync.Replica, error) {
 	k, err := s.keyring()
 	if err != nil {
 		return nil, err
 	}
-	return s.replicaOf(k, w), nil
+	return s.replicaOf(k), nil
 }
 
-func (s *Store) replicaOf(k keyring, w worker.Worker) *crdtsync.Replica {
+func (s *Store) replicaOf(k keyring) *crdtsync.Replica {
 	return crdtsync.NewReplica(crdtsync.Config{
-		DB: s.db, Tree: s.tree, Worker: w, Private: k.private, Past: k.past, Logger: s.logger("crdtsync"),
+		DB: s.db, Tree: s.tree, Private: k.private, Past: k.past, Logger: s.logger("crdtsync"),
 	})
 }
 
@@ -333,7 +322,7 @@ func (s *Store) syncBucket(name string) (r *crdtsync.Replica, b Bucket, err erro
 	if err := s.everything(); err != nil {
 		return nil, b, err
 	}
-	if r, err = s.replica(nil); err != nil {
+	if r, err = s.replica(); err != nil {
 		return nil, b, err
 	}
 	b, err = s.Bucket(name)
@@ -410,7 +399,7 @@ func (s *Store) Join(ctx context.Context, ticket, name, self string, branches ..
 	if err != nil {
 		return j, err
 	}
-	r := s.replicaOf(k, nil)
+	r := s.replicaOf(k)
 	q, err := crdtsync.DialQUIC(k.private, s.log)
 	if err != nil {
 		return j, err
@@ -504,7 +493,7 @@ func (s *Store) SyncStatus() (all []BucketStatus, pid int, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	r, err := s.replica(nil)
+	r, err := s.replica()
 	if err != nil {
 		return nil, 0, err
 	}

@@ -149,7 +149,7 @@ func (c *checker) document(d doc, where string) error {
 		s.ColumnBytes(0, h[:])
 		ops[h], heads[h] = uint64(s.ColumnInt64(1)), true
 	}
-	seqs := map[identity.Stream]uint64{}
+	seqs := map[stream]uint64{} // the last number of each
 	s = c.tx.Stmt(`SELECT arrived, stream, hash, docseq, maxop, envelope FROM sync_change WHERE doc = ? ORDER BY arrived`)
 	s.BindInt64(1, d.id)
 	for err := range schema.Rows(s) {
@@ -186,13 +186,13 @@ func (c *checker) document(d doc, where string) error {
 			problem = "is not what is noted of it"
 		case e.Document != d.name:
 			problem = "is of another document"
-		case got.Seq != seqs[row.stream]+1 || got.StartOp != startOp:
+		case got.Seq != seqs[stream{e.Author, row.stream}]+1 || got.StartOp != startOp:
 			problem = "is out of place"
 		}
 		if problem != "" {
 			c.report(fmt.Sprintf("%s: change %d %s", where, row.arrived, problem))
 		}
-		seqs[row.stream] = row.docseq
+		seqs[stream{e.Author, row.stream}] = row.docseq
 	}
 	if len(heads) != len(d.heads) || slices.ContainsFunc(d.heads, func(h gate.Hash) bool { return !heads[h] }) {
 		c.report(fmt.Sprintf("%s: has %d heads, and %d or others are noted", where, len(heads), len(d.heads)))

@@ -13,8 +13,12 @@
 //
 // A change travels in an envelope signed by its author (package identity), is
 // stored as it came, and is relayed as it came: what a newer alkfs says in it
-// survives here. Package gate checks it in plain Go; the core of automerge runs
-// in a process of its own (package worker) and is needed only to write changes.
+// survives here. Package gate checks and writes changes in plain Go, and nothing loads a
+// document: since keys are set once, a change is new keys on top of the document's heads,
+// which are in sync_doc, and of its stream's last change there (lastIn), so that one costs
+// what it says and not what its document holds. The core of automerge, which would need
+// the whole document, a process of its own and a limit on its memory to add a key, is
+// in tests alone: it writes the same bytes and takes ours.
 //
 // # Who has what
 //

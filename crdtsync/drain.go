@@ -1,14 +1,11 @@
 package crdtsync
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/alkdev/alkfs/crdtsync/gate"
 	"github.com/alkdev/alkfs/crdtsync/identity"
-	"github.com/alkdev/alkfs/crdtsync/worker"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -104,40 +101,30 @@ const (
 // pending is what goes into one change.
 type pending struct {
 	doc     doc
-	upto    int64 // number of the newest change when doc was read
 	entries []gate.Entry
 	keys    map[string]bool // of entries
 	size    int             // of entries, in bytes
 	rows    []int64         // of sync_out
-	raw     []byte
 }
 
 // makeChanges makes a change for each document that the oldest rows of
 // sync_out are for, and returns how many.
-func (r *Replica) makeChanges(ctx context.Context, uuid [16]byte) (int, error) {
-	var sh shared
-	var all []*pending
-	err := r.db.Write(func(tx *schema.Tx) (err error) {
-		if sh, err = r.lookup(tx, uuid); err == nil {
-			all, err = readOut(tx, sh)
+func (r *Replica) makeChanges(uuid [16]byte) (n int, err error) {
+	err = r.db.Write(func(tx *schema.Tx) error {
+		sh, err := r.lookup(tx, uuid)
+		if err != nil {
+			return err
 		}
-		return err
+		all, err := readOut(tx, sh)
+		if n = len(all); err != nil || n == 0 {
+			return err
+		}
+		return r.keep(tx, sh, all)
 	})
-	if err != nil || len(all) == 0 {
-		return 0, err
-	}
-	for _, p := range all {
-		if err := r.makeChange(ctx, p); errors.Is(err, errAgain) {
-			return r.makeChanges(ctx, uuid)
-		} else if err != nil {
-			return 0, err
-		}
-	}
-	err = r.db.Write(func(tx *schema.Tx) error { return r.keep(tx, sh, all) })
 	if errors.Is(err, errMayNot) {
 		return 0, nil
 	}
-	return len(all), err
+	return n, err
 }
 
 // errMayNot says that this node, or its key, may not write any more.
@@ -168,10 +155,6 @@ func readOut(tx *schema.Tx, sh shared) ([]*pending, error) {
 		size += len(o.entry.Value)
 		rows = append(rows, o)
 	}
-	upto, err := newestArrival(tx, sh.bucket.ID)
-	if err != nil {
-		return nil, err
-	}
 	var all []*pending
 	open := map[identity.Document]*pending{}
 	for _, o := range rows {
@@ -181,7 +164,7 @@ func readOut(tx *schema.Tx, sh shared) ([]*pending, error) {
 			if err != nil {
 				return nil, err
 			}
-			p = &pending{doc: d, upto: upto, keys: map[string]bool{}}
+			p = &pending{doc: d, keys: map[string]bool{}}
 			open[o.doc] = p
 			all = append(all, p)
 		}
@@ -198,45 +181,40 @@ func readOut(tx *schema.Tx, sh shared) ([]*pending, error) {
 	return all, nil
 }
 
-// writableDoc returns the newest generation of d, a fresh one where automerge
-// does not take the last.
+// writableDoc returns the newest generation of d, a fresh one where the last is full.
 func writableDoc(tx *schema.Tx, bucket int64, d identity.Document) (doc, error) {
 	r, err := makeDoc(tx, bucket, d, true)
-	if err != nil || !r.bad {
+	if err != nil || !r.full {
 		return r, err
 	}
 	d.Gen = r.name.Gen + 1
 	return makeDoc(tx, bucket, d, false)
 }
 
-// makeChange has the worker make the change of p.
-func (r *Replica) makeChange(ctx context.Context, p *pending) error {
-	raw, err := r.worker.Append(ctx, p.doc.name.ID(), p.doc.heads, gate.Actor(r.stream), p.entries, func() (raws [][]byte, err error) {
-		err = r.db.Read(func(tx *schema.Tx) error {
-			raws, err = history(tx, p.doc.id, p.upto)
-			return err
-		})
-		return raws, err
-	})
-	if errors.Is(err, worker.ErrDocument) {
-		r.log.Error("a document is replaced by a new generation", "dir", p.doc.name.Dir, "gen", p.doc.name.Gen, "err", err)
-		if err := r.db.Write(func(tx *schema.Tx) error { return markBad(tx, p.doc.id) }); err != nil {
-			return err
-		}
-		return errAgain
+// encode fills in c, the change that is made of p, whose place in its stream is set, and
+// returns it as automerge would have written it: it follows the heads of its document
+// and, as there may be more of these than a change can name, its stream's last change.
+func (p *pending) encode(tx *schema.Tx, c *change) (*gate.Change, []byte, error) {
+	docseq, last, err := lastIn(tx, p.doc.id, c)
+	if err != nil {
+		return nil, nil, err
 	}
-	p.raw = raw
-	return err
-}
-
-// errAgain says that a round is to be begun anew.
-var errAgain = errors.New("again")
-
-func markBad(tx *schema.Tx, doc int64) error {
-	s := tx.Stmt(`UPDATE sync_doc SET bad = 1 WHERE id = ?`)
-	s.BindInt64(1, doc)
-	_, err := s.Step()
-	return err
+	deps := slices.Clone(p.doc.heads[:min(len(p.doc.heads), gate.MaxDeps-1)])
+	if docseq > 0 && !slices.Contains(deps, last) {
+		deps = append(deps, last)
+		slices.SortFunc(deps, compareHashes)
+	}
+	op, ok, err := opAfter(tx, p.doc.id, deps)
+	if err == nil && !ok {
+		err = errors.New("a head of a document is not there")
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	g := &gate.Change{Deps: deps, Actor: c.stream, Seq: docseq + 1, StartOp: op, Entries: p.entries}
+	raw, h, err := gate.Encode(g)
+	c.hash, c.docseq, c.maxop = h, g.Seq, g.MaxOp()
+	return g, raw, err
 }
 
 // keep stores the changes of a round as this node's, under the next numbers of
@@ -257,29 +235,18 @@ func (r *Replica) keep(tx *schema.Tx, sh shared, all []*pending) error {
 	}
 	for _, p := range all {
 		seq++
-		c, h, err := gate.Decode(p.raw)
+		c := &change{bucket: sh.bucket.ID, author: author, stream: r.stream, seq: seq, source: schema.LocalNode}
+		g, raw, err := p.encode(tx, c)
 		if err != nil {
-			return fmt.Errorf("the document worker wrote: %w", err)
+			return err
 		}
-		if !slices.EqualFunc(c.Entries, p.entries, func(a, b gate.Entry) bool { return a.Key == b.Key && string(a.Value) == string(b.Value) }) {
-			return errors.New("the document worker wrote something else than it was given")
-		}
-		e := identity.Envelope{Document: p.doc.name, Stream: r.stream, Seq: seq, Raw: p.raw, Prev: last}
-		b, err := e.Seal(r.private)
-		if err != nil {
+		e := identity.Envelope{Document: p.doc.name, Stream: r.stream, Seq: seq, Raw: raw, Prev: last}
+		if c.envelope, err = e.Seal(r.private); err != nil {
 			return err
 		}
 		last = e.Hash()
-		// Others may have been here since the change was made.
-		d, err := makeDoc(tx, sh.bucket.ID, p.doc.name, false)
-		if err != nil {
-			return err
-		}
-		err = insertChange(tx, &change{
-			bucket: sh.bucket.ID, author: author, stream: r.stream, seq: seq, hash: h,
-			docseq: c.Seq, maxop: c.MaxOp(), source: schema.LocalNode, envelope: b, last: last,
-		}, d, c.Deps)
-		if err != nil {
+		c.last = last
+		if err := insertChange(tx, c, p.doc, g.Deps); err != nil {
 			return err
 		}
 		for _, id := range p.rows {

@@ -329,18 +329,22 @@ func (a *arrival) place(tx *schema.Tx, bucket int64, c *change) error {
 			return err
 		}
 	}
-	startOp, docseq, ok, err := place(tx, d.id, a.Stream, a.change.Deps)
+	startOp, ok, err := opAfter(tx, d.id, a.change.Deps)
 	if err != nil {
 		return err
 	}
 	if !ok {
 		return fmt.Errorf("%w: a dependency is missing", errLater)
 	}
-	if a.change.StartOp != startOp || a.change.Seq != docseq {
+	c.bucket, c.stream, c.seq, c.hash = bucket, a.Stream, a.Seq, a.hash
+	docseq, _, err := lastIn(tx, d.id, c)
+	if err != nil {
+		return err
+	}
+	if docseq++; a.change.StartOp != startOp || a.change.Seq != docseq {
 		return fmt.Errorf("%w: a change of %s at operation %d, number %d, where %d and %d follow",
 			ErrRefused, a.Author.Short(), a.change.StartOp, a.change.Seq, startOp, docseq)
 	}
-	c.bucket, c.stream, c.seq, c.hash = bucket, a.Stream, a.Seq, a.hash
 	c.docseq, c.maxop, c.envelope = docseq, a.change.MaxOp(), a.encoded
 	return placeChange(tx, c, d, a.change.Deps)
 }

@@ -336,5 +336,8 @@ func markFull(tx *schema.Tx, sh shared, d identity.Document) error {
 	if err != nil || !ok {
 		return err
 	}
-	return markBad(tx, o.id)
+	s := tx.Stmt(`UPDATE sync_doc SET bad = 1 WHERE id = ?`)
+	s.BindInt64(1, o.id)
+	_, err = s.Step()
+	return err
 }

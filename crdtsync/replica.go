@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/alkdev/alkfs/crdtsync/identity"
-	"github.com/alkdev/alkfs/crdtsync/worker"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -23,7 +22,6 @@ import (
 type Replica struct {
 	db      *schema.DB
 	tree    *pathtree.Tree
-	worker  worker.Worker
 	private ed25519.PrivateKey
 	past    [][]byte
 	key     identity.Key
@@ -44,7 +42,6 @@ type Replica struct {
 type Config struct {
 	DB      *schema.DB
 	Tree    *pathtree.Tree
-	Worker  worker.Worker
 	Private ed25519.PrivateKey
 	Past    [][]byte         // how the node came to this key, by SealHeir; nothing for its first
 	Logger  *slog.Logger     // default: discard
@@ -54,7 +51,7 @@ type Config struct {
 // NewReplica returns the replica of a store, with a stream of its own.
 func NewReplica(c Config) *Replica {
 	r := &Replica{
-		db: c.DB, tree: c.Tree, worker: c.Worker, private: c.Private, past: c.Past, key: identity.KeyOf(c.Private),
+		db: c.DB, tree: c.Tree, private: c.Private, past: c.Past, key: identity.KeyOf(c.Private),
 		log: c.Logger, now: c.Now, again: map[[16]byte]bool{}, members: map[[16]byte]membership{},
 	}
 	if r.log == nil {
@@ -208,7 +205,9 @@ func (r *Replica) Drain(ctx context.Context, uuid [16]byte) (n int, err error) {
 		})
 		made := 0
 		for more := 1; err == nil && more > 0 && !reads; made += more { // what a reader changes stays here
-			more, err = r.makeChanges(ctx, uuid)
+			if more, err = r.makeChanges(uuid); err == nil {
+				err = ctx.Err()
+			}
 		}
 		if made > 0 && err == nil {
 			if err = r.db.Commit(); err == nil {

@@ -12,13 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/alkdev/alkfs/crdtsync/identity"
-	"github.com/alkdev/alkfs/crdtsync/worker"
 	"github.com/alkdev/alkfs/schema"
 )
 
 // withKey returns a replica of the store with another key, as after a restart.
 func (s *store) withKey(private ed25519.PrivateKey, past ...[]byte) *Replica {
-	return NewReplica(Config{DB: s.db, Tree: s.tree, Worker: &worker.Local{}, Private: private, Past: past, Logger: s.log})
+	return NewReplica(Config{DB: s.db, Tree: s.tree, Private: private, Past: past, Logger: s.log})
 }
 
 // rotate gives the store another key, and returns the one that it had.
@@ -69,7 +68,7 @@ func (s *store) online(addr string) *online {
 }
 
 // stop ends the engine, or waits for it to end with want.
-func (o *online) stop(t *testing.T, want error) {
+func (o *online) stop(t testing.TB, want error) {
 	t.Helper()
 	if want == nil {
 		o.cancel()
@@ -296,7 +295,7 @@ func TestOldKeyIsWorthNothing(t *testing.T) {
 }
 
 // tell brings the grants that from has to another.
-func tell(t *testing.T, from, to *store, b [16]byte) {
+func tell(t testing.TB, from, to *store, b [16]byte) {
 	t.Helper()
 	grants, _, err := from.Grants(b, 0)
 	if err == nil {

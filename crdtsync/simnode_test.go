@@ -14,9 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/alkdev/alkfs/crdtsync/gate"
 	"github.com/alkdev/alkfs/crdtsync/identity"
-	"github.com/alkdev/alkfs/crdtsync/worker"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -95,7 +93,7 @@ func (n *simNode) open() {
 // replica begins a replica with the key that there is.
 func (n *simNode) replica(log *slog.Logger) {
 	n.Replica = NewReplica(Config{
-		DB: n.db, Tree: n.tree, Worker: &simWorker{n: n}, Private: n.keys[len(n.keys)-1], Past: n.past, Logger: log, Now: n.now,
+		DB: n.db, Tree: n.tree, Private: n.keys[len(n.keys)-1], Past: n.past, Logger: log, Now: n.now,
 	})
 	for i := range n.Replica.stream {
 		n.Replica.stream[i] = byte(n.rng.Uint32())
@@ -293,23 +291,6 @@ func (n *simNode) admit(by *simNode, role identity.Role) {
 	n.must(n.setPlaces(by.Key(), []string{by.name}))
 	n.must(by.db.Commit())
 	n.must(n.db.Commit())
-}
-
-// simWorker is a worker that takes its time, in which other things happen.
-type simWorker struct {
-	worker.Local
-	n *simNode
-}
-
-func (w *simWorker) Append(ctx context.Context, id worker.DocID, heads []gate.Hash, actor gate.Actor, entries []gate.Entry, history func() ([][]byte, error)) ([]byte, error) {
-	if err := sleepCtx(ctx, time.Duration(1+w.n.rng.Int64N(10e6))); err != nil {
-		return nil, err
-	}
-	raw, err := w.Local.Append(ctx, id, heads, actor, entries, history)
-	if err != nil {
-		return nil, err
-	}
-	return raw, sleepCtx(ctx, time.Duration(1+w.n.rng.Int64N(10e6)))
 }
 
 // simNames are what nodes are called.

@@ -14,14 +14,13 @@ import (
 
 	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/crdtsync/identity"
-	"github.com/alkdev/alkfs/crdtsync/worker"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
 
 // store is a node of a test: a store without bytes.
 type store struct {
-	t    *testing.T
+	t    testing.TB
 	name string
 	dir  string
 	db   *schema.DB
@@ -29,7 +28,7 @@ type store struct {
 	*Replica
 }
 
-func newStore(t *testing.T, name string) *store {
+func newStore(t testing.TB, name string) *store {
 	t.Helper()
 	s := &store{t: t, name: name, dir: t.TempDir()}
 	s.open()
@@ -52,7 +51,7 @@ func (s *store) open() {
 		s.t.Fatal(err)
 	}
 	s.tree = pathtree.New(s.db)
-	s.Replica = NewReplica(Config{DB: s.db, Tree: s.tree, Worker: &worker.Local{}, Private: private,
+	s.Replica = NewReplica(Config{DB: s.db, Tree: s.tree, Private: private,
 		Logger: slog.New(slog.NewTextHandler(s.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", s.name)})
 }
 
@@ -180,7 +179,7 @@ func (s *store) listing(b [16]byte) string {
 }
 
 // send brings what from has and to lacks, as to wants it.
-func send(t *testing.T, from, to *store, b [16]byte) Received {
+func send(t testing.TB, from, to *store, b [16]byte) Received {
 	t.Helper()
 	if _, err := from.Drain(t.Context(), b); err != nil {
 		t.Fatal(err)

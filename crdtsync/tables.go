@@ -32,7 +32,7 @@ type doc struct {
 	id    int64
 	name  identity.Document
 	heads []gate.Hash
-	bad   bool
+	full  bool
 }
 
 const selectDoc = `SELECT id, gen, heads, bad FROM sync_doc WHERE bucket = ? AND branch = ? AND dir = ? AND gen >= ? ORDER BY gen DESC`
@@ -53,7 +53,7 @@ func findDoc(tx *schema.Tx, bucket int64, d identity.Document, newest bool) (r d
 			break
 		}
 	}
-	r = doc{id: s.ColumnInt64(0), name: d, bad: s.ColumnInt64(3) != 0}
+	r = doc{id: s.ColumnInt64(0), name: d, full: s.ColumnInt64(3) != 0}
 	r.name.Gen = uint32(s.ColumnInt64(1))
 	r.heads = hashes(schema.Bytes(s, 2))
 	return r, true, nil
@@ -177,45 +177,56 @@ func streamEnd(tx *schema.Tx, bucket, author int64, stream identity.Stream) (seq
 	return uint64(s.ColumnInt64(0)), last, nil
 }
 
-// place returns the operation counter and the sequence number in the document
-// that the next change of stream there has, on top of deps. False when a
-// dependency is not there.
-func place(tx *schema.Tx, d int64, stream identity.Stream, deps []gate.Hash) (startOp, docseq uint64, ok bool, err error) {
+// opAfter returns the operation counter that a change of a document on top of deps
+// has. False when one of them is not there.
+func opAfter(tx *schema.Tx, d int64, deps []gate.Hash) (op uint64, ok bool, err error) {
 	for _, h := range deps {
 		s := tx.Stmt(`SELECT maxop FROM sync_change WHERE doc = ? AND hash = ?`)
 		s.BindInt64(1, d)
 		s.BindBytes(2, h[:])
 		if ok, err := s.Step(); err != nil || !ok {
-			return 0, 0, false, err
+			return 0, false, err
 		}
-		startOp = max(startOp, uint64(s.ColumnInt64(0)))
+		op = max(op, uint64(s.ColumnInt64(0)))
 	}
-	s := tx.Stmt(`SELECT max(docseq) FROM sync_change WHERE doc = ? AND stream = ?`)
-	s.BindInt64(1, d)
-	s.BindBytes(2, stream[:])
-	if _, err := s.Step(); err != nil {
-		return 0, 0, false, err
-	}
-	return startOp + 1, uint64(s.ColumnInt64(0)) + 1, true, nil
+	return op + 1, true, nil
 }
 
-// history returns the automerge changes of a document up to one number, in an
-// order in which each follows its dependencies.
-func history(tx *schema.Tx, d, upto int64) (raws [][]byte, err error) {
-	s := tx.Stmt(`SELECT envelope FROM sync_change WHERE doc = ? AND arrived <= ? ORDER BY arrived`)
-	s.BindInt64(1, d)
-	s.BindInt64(2, upto)
+// lastIn returns the number in a document, and the hash, of the newest change there of
+// the stream of c before c; 0 when there is none. It looks back through the stream
+// and through the document at once, until one of them says: a stream that writes to a
+// document again and again has just been there, and most documents are short.
+func lastIn(tx *schema.Tx, d int64, c *change) (docseq uint64, h gate.Hash, err error) {
+	back := tx.Stmt(`SELECT doc, docseq, hash FROM sync_change WHERE bucket = ? AND author = ? AND stream = ? AND seq < ? ORDER BY seq DESC`)
+	back.BindInt64(1, c.bucket)
+	back.BindInt64(2, c.author)
+	back.BindBytes(3, c.stream[:])
+	back.BindInt64(4, int64(c.seq))
+	all := tx.Stmt(`SELECT author, docseq, hash, stream, seq FROM sync_change WHERE doc = ?`)
+	all.BindInt64(1, d)
+	defer all.Reset()
+	defer back.Reset()
 	for {
-		ok, err := s.Step()
-		if err != nil || !ok {
-			return raws, err
-		}
-		b := schema.Bytes(s, 0)
-		e, err := identity.DecodeEnvelope(b)
+		ok, err := back.Step()
 		if err != nil {
-			return nil, err
+			return 0, h, err
 		}
-		raws = append(raws, e.Raw)
+		if !ok {
+			return 0, h, nil
+		}
+		if back.ColumnInt64(0) == d {
+			back.ColumnBytes(2, h[:])
+			return uint64(back.ColumnInt64(1)), h, nil
+		}
+		if ok, err = all.Step(); err != nil || !ok {
+			return docseq, h, err
+		}
+		var stream identity.Stream
+		all.ColumnBytes(3, stream[:])
+		if n := uint64(all.ColumnInt64(1)); n > docseq && all.ColumnInt64(0) == c.author && stream == c.stream && all.ColumnInt64(4) < int64(c.seq) {
+			docseq = n
+			all.ColumnBytes(2, h[:])
+		}
 	}
 }
 

@@ -54,6 +54,9 @@ var only = map[string][]string{
 	"lukechampine.com/blake3":        {"blobstore"},
 }
 
+// tested is what only tests import.
+const tested = "github.com/automerge"
+
 type goPackage struct {
 	ImportPath                         string
 	Imports, TestImports, XTestImports []string
@@ -113,6 +116,11 @@ func TestForeignImportsStayInTheirPackage(t *testing.T) {
 		_, top, _ := local(p.ImportPath)
 		if top == "integration" {
 			continue
+		}
+		for _, imp := range p.Imports {
+			if strings.HasPrefix(imp, tested) {
+				t.Errorf("%s imports %s, which is for tests alone", p.ImportPath, imp)
+			}
 		}
 		for _, imp := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
 			for foreign, users := range only {

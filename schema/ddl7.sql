@@ -33,7 +33,7 @@ CREATE TABLE sync_doc (
   dir    INTEGER NOT NULL,
   gen    INTEGER NOT NULL,
   heads  BLOB NOT NULL,                  -- hashes that no other change follows, ascending, 32 bytes each
-  bad    INTEGER NOT NULL DEFAULT 0,     -- 1: automerge does not take it; no further change here
+  bad    INTEGER NOT NULL DEFAULT 0,     -- 1: no further change here; the next goes into a new generation
   UNIQUE (bucket, branch, dir, gen)
 ) STRICT;
 

@@ -122,7 +122,6 @@ alkfs help exit-status.`,
 		}
 	}
 	root.AddCommand(helpTopics()...)
-	root.AddCommand(a.workerCommand())
 	a.markStart(root)
 	return root
 }

@@ -175,10 +175,6 @@ func (r *service) startSync() error {
 	if r.flags.sync == "" {
 		return nil
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	up, err := parseRate("--sync-limit-up", r.flags.up)
 	if err != nil {
 		return err
@@ -190,7 +186,6 @@ func (r *service) startSync() error {
 	r.sync, err = r.s.StartSync(alkfs.SyncOptions{
 		Addr: r.flags.sync, Announce: r.flags.announce, Links: r.flags.links, NoMDNS: !r.flags.mdns,
 		Up: up, Down: down,
-		Worker: []string{self, workerCommand},
 	})
 	if errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EADDRNOTAVAIL) {
 		return withHint(err, "another address is named with --sync HOST:PORT")

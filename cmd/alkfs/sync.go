@@ -6,29 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/alkdev/alkfs"
 )
-
-// workerCommand is what a process that synchronises starts for its documents.
-const workerCommand = "document-worker"
-
-func (a *app) workerCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: workerCommand, Hidden: true, Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			signal.Ignore(os.Interrupt, syscall.SIGTERM) // it ends when its parent closes its input
-			return alkfs.RunDocumentWorker()
-		},
-	}
-}
 
 func (a *app) shareCommand() *cobra.Command {
 	var o alkfs.ShareOptions

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -44,42 +43,17 @@ func (t tree) put(n *node, dir string) error {
 	return nil
 }
 
-// use is what a node has used.
-type use struct{ cpu, worker float64 } // seconds
-
-func (n *node) used() (u use) {
+// used returns the processor time of a node, in seconds.
+func (n *node) used() float64 {
 	if n.cmd == nil {
-		return u
+		return 0
 	}
-	u.cpu = cpuSeconds(n.cmd.Process.Pid)
-	for _, pid := range n.children() {
-		u.worker += cpuSeconds(pid)
-	}
-	return u
-}
-
-// children returns the processes that n's has started: the one that keeps
-// documents.
-func (n *node) children() (pids []int) {
-	all, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", n.cmd.Process.Pid))
-	for _, p := range all {
-		b, _ := os.ReadFile(p)
-		for f := range strings.FieldsSeq(string(b)) {
-			pid, _ := strconv.Atoi(f)
-			pids = append(pids, pid)
-		}
-	}
-	return pids
+	return cpuSeconds(n.cmd.Process.Pid)
 }
 
 // says tells of processor time and memory at most since before.
-func (n *node) says(before use) string {
-	u := n.used()
-	s := fmt.Sprintf("%.1f CPU s, %d MiB", u.cpu-before.cpu, n.peak())
-	for _, pid := range n.children() {
-		s += fmt.Sprintf(" (its worker %.1f CPU s, %d MiB)", u.worker-before.worker, memory(pid, "VmHWM:"))
-	}
-	return s
+func (n *node) says(before float64) string {
+	return fmt.Sprintf("%.1f CPU s, %d MiB", n.used()-before, n.peak())
 }
 
 // scale shares a tree between two nodes and measures.
@@ -117,7 +91,7 @@ func scale(bin, dir string, t tree, changes int) error {
 	if _, err = a.alkfs("sync", "wait", "work", "--timeout", "1h"); err != nil {
 		return err
 	}
-	fmt.Printf("first sync: %.1f s; where they were %s; where they came %s\n", time.Since(began).Seconds(), a.says(use{}), b.says(use{}))
+	fmt.Printf("first sync: %.1f s; where they were %s; where they came %s\n", time.Since(began).Seconds(), a.says(0), b.says(0))
 
 	beforeA, beforeB := a.used(), b.used()
 	took, err := oneByOne(a, b, changes)
@@ -128,7 +102,7 @@ func scale(bin, dir string, t tree, changes int) error {
 	ua, ub := a.used(), b.used()
 	fmt.Printf("one change, from its making to a watch on the other: median %v, slowest of %d %v; CPU ms a change: %.1f there and %.1f here\n",
 		took[len(took)/2].Round(10*time.Microsecond), changes, took[len(took)-1].Round(10*time.Microsecond),
-		1e3*(ua.cpu+ua.worker-beforeA.cpu-beforeA.worker)/n, 1e3*(ub.cpu+ub.worker-beforeB.cpu-beforeB.worker)/n)
+		1e3*(ua-beforeA)/n, 1e3*(ub-beforeB)/n)
 
 	if err := meet(a, b, args, t); err != nil {
 		return err
@@ -167,7 +141,7 @@ func meet(a, b *node, args map[*node][]string, t tree) error {
 	took := time.Since(began)
 	in, out, err := a.traffic()
 	fmt.Printf("ten of %d documents changed apart: %.2f s from the second's start until both have them, %d KiB in and %d KiB out; %s; %s\n",
-		t.files/t.per, took.Seconds(), in>>10, out>>10, a.says(before), b.says(use{}))
+		t.files/t.per, took.Seconds(), in>>10, out>>10, a.says(before), b.says(0))
 	return err
 }
 
@@ -208,6 +182,6 @@ func restart(n *node, args []string, dir string) error {
 	took, rss := time.Since(began), memory(n.cmd.Process.Pid, "VmRSS:")
 	time.Sleep(5 * time.Second) // for what it does after that
 	fmt.Printf("restart: a directory of %d listed through its mount after %v, with %d MiB of memory; five seconds later %s\n",
-		listed, took.Round(time.Millisecond), rss, n.says(use{}))
+		listed, took.Round(time.Millisecond), rss, n.says(0))
 	return nil
 }
