@@ -194,11 +194,7 @@ func (r *Replica) takeUp(tx *schema.Tx, sh shared, b *branchRow) error {
 	s.BindInt64(1, sh.bucket.ID)
 	s.BindBytes(2, b.uuid[:])
 	var in pathtree.Batch
-	for err := range schema.Rows(s) {
-		if err != nil {
-			return err
-		}
-		a, err := open(schema.Bytes(s, 0), sh.bucket.UUID)
+	for a, err := range opened(s, sh, nil) {
 		if err != nil {
 			return err
 		}

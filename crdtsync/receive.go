@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
+
+	"zombiezen.com/go/sqlite"
 
 	"github.com/alkdev/alkfs/crdtsync/gate"
 	"github.com/alkdev/alkfs/crdtsync/identity"
@@ -173,6 +176,28 @@ func open(b []byte, bucket [16]byte) (*arrival, error) {
 		name(a.batch.Records[i].ID)
 	}
 	return a, nil
+}
+
+// opened opens the changes of a bucket whose envelopes are the first column of s. With of,
+// only those whose author, the second, it takes: opening looks at the signature.
+func opened(s *sqlite.Stmt, sh shared, of func(author identity.Key) bool) iter.Seq2[*arrival, error] {
+	return func(yield func(*arrival, error) bool) {
+		for err := range schema.Rows(s) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if of != nil {
+				var author identity.Key
+				if s.ColumnBytes(1, author[:]); !of(author) {
+					continue
+				}
+			}
+			if !yield(open(schema.Bytes(s, 0), sh.bucket.UUID)) {
+				return
+			}
+		}
+	}
 }
 
 // beginImport returns what an import of changes that a node brought needs, after what

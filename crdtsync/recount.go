@@ -120,17 +120,9 @@ func judged(tx *schema.Tx, sh shared, before, now *identity.Membership) (all []*
 	if len(changed) == 0 {
 		return nil, nil
 	}
-	s := tx.Stmt(`SELECT node.key, envelope FROM sync_change JOIN node ON node.id = author WHERE +bucket = ? ORDER BY arrived`)
+	s := tx.Stmt(`SELECT envelope, node.key FROM sync_change JOIN node ON node.id = author WHERE +bucket = ? ORDER BY arrived`)
 	s.BindInt64(1, sh.bucket.ID)
-	for err := range schema.Rows(s) {
-		if err != nil {
-			return nil, err
-		}
-		var k identity.Key
-		if s.ColumnBytes(0, k[:]); !changed[k] {
-			continue
-		}
-		a, err := open(schema.Bytes(s, 1), sh.bucket.UUID)
+	for a, err := range opened(s, sh, func(author identity.Key) bool { return changed[author] }) {
 		if err != nil {
 			return nil, err
 		}
@@ -172,11 +164,7 @@ func (t *sayings) inChanges(tx *schema.Tx, sh shared, m *identity.Membership, d 
 	s.BindInt64(1, sh.bucket.ID)
 	s.BindBytes(2, d.Branch[:])
 	s.BindInt64(3, int64(d.Dir))
-	for err := range schema.Rows(s) {
-		if err != nil {
-			return err
-		}
-		a, err := open(schema.Bytes(s, 0), sh.bucket.UUID)
+	for a, err := range opened(s, sh, nil) {
 		if err != nil {
 			return err
 		}
@@ -307,18 +295,10 @@ func (r *Replica) sayAgain(tx *schema.Tx, sh shared) error {
 // writtenBefore returns the changes that this node made with keys that it had before
 // and that do not count, in order.
 func (r *Replica) writtenBefore(tx *schema.Tx, sh shared, m *identity.Membership) (all []*arrival, err error) {
-	s := tx.Stmt(`SELECT node.key, envelope FROM sync_change JOIN node ON node.id = author WHERE +bucket = ? AND source = ? ORDER BY arrived`)
+	s := tx.Stmt(`SELECT envelope, node.key FROM sync_change JOIN node ON node.id = author WHERE +bucket = ? AND source = ? ORDER BY arrived`)
 	s.BindInt64(1, sh.bucket.ID)
 	s.BindInt64(2, schema.LocalNode)
-	for err := range schema.Rows(s) {
-		if err != nil {
-			return nil, err
-		}
-		var k identity.Key
-		if s.ColumnBytes(0, k[:]); k == r.key {
-			continue
-		}
-		a, err := open(schema.Bytes(s, 1), sh.bucket.UUID)
+	for a, err := range opened(s, sh, func(author identity.Key) bool { return author != r.key }) {
 		if err != nil {
 			return nil, err
 		}

@@ -120,6 +120,33 @@ func (n *simNode) fsck() {
 	})
 }
 
+// showBranches adds to lines what the heads of branches show, of all or of those in keeps,
+// and returns which branches follow another, or have parents that do.
+func (n *simNode) showBranches(tx *schema.Tx, bucket int64, keeps map[[16]byte]bool, lines *[]string) (onLive map[int64]bool, err error) {
+	branches, err := n.tree.Branches(tx, bucket)
+	if err != nil {
+		return nil, err
+	}
+	onLive = map[int64]bool{}
+	for _, b := range branches {
+		onLive[b.ID] = b.Live || onLive[b.Parent]
+	}
+	for _, b := range branches {
+		if keeps != nil && !keeps[b.UUID] {
+			continue
+		}
+		v, err := n.tree.View(tx, b.ID, 0)
+		if err != nil {
+			return nil, err
+		}
+		*lines = append(*lines, fmt.Sprintf("== branch %s %x, live %v", b.Name, b.UUID[:4], b.Live))
+		if err := n.walk(tx, v, v.Root(), "", map[pathtree.Ino]bool{}, onLive[b.ID], lines); err != nil {
+			return nil, err
+		}
+	}
+	return onLive, nil
+}
+
 // shown returns all that the heads of branches and the snapshots show, and the
 // conflicts, in lines.
 func (n *simNode) shown() (lines []string) {
@@ -129,23 +156,9 @@ func (n *simNode) shown() (lines []string) {
 		if err != nil {
 			return err
 		}
-		branches, err := n.tree.Branches(tx, sh.bucket.ID)
+		onLive, err := n.showBranches(tx, sh.bucket.ID, nil, &lines)
 		if err != nil {
 			return err
-		}
-		onLive := map[int64]bool{} // branches that follow another, or whose parents do
-		for _, b := range branches {
-			onLive[b.ID] = b.Live || onLive[b.Parent]
-		}
-		for _, b := range branches {
-			v, err := n.tree.View(tx, b.ID, 0)
-			if err != nil {
-				return err
-			}
-			lines = append(lines, fmt.Sprintf("== branch %s %x, live %v", b.Name, b.UUID[:4], b.Live))
-			if err := n.walk(tx, v, v.Root(), "", map[pathtree.Ino]bool{}, onLive[v.Branch().ID], &lines); err != nil {
-				return err
-			}
 		}
 		snaps, err := n.tree.Snapshots(tx, sh.bucket.ID)
 		if err != nil {

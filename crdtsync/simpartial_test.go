@@ -172,28 +172,8 @@ func (n *simNode) shownOf(keeps map[[16]byte]bool) (lines []string) {
 		if err != nil {
 			return err
 		}
-		branches, err := n.tree.Branches(tx, sh.bucket.ID)
-		if err != nil {
-			return err
-		}
-		onLive := map[int64]bool{}
-		for _, b := range branches {
-			onLive[b.ID] = b.Live || onLive[b.Parent]
-		}
-		for _, b := range branches {
-			if !keeps[b.UUID] {
-				continue
-			}
-			v, err := n.tree.View(tx, b.ID, 0)
-			if err != nil {
-				return err
-			}
-			lines = append(lines, fmt.Sprintf("== branch %s %x, live %v", b.Name, b.UUID[:4], b.Live))
-			if err := n.walk(tx, v, v.Root(), "", map[pathtree.Ino]bool{}, onLive[b.ID], &lines); err != nil {
-				return err
-			}
-		}
-		return nil
+		_, err = n.showBranches(tx, sh.bucket.ID, keeps, &lines)
+		return err
 	})
 	return strings.Split(strings.Join(lines, "\n"), "\n")
 }

@@ -120,11 +120,7 @@ func (t *Tree) setKeep(tx *schema.Tx, bucket int64, keep map[int64]Keeping) erro
 	if len(forks) == 0 {
 		return nil
 	}
-	x, err := t.newExchange(tx, bucket)
-	if err != nil {
-		return err
-	}
-	m, err := newImporter(x)
+	m, err := t.newImport(tx, bucket)
 	if err != nil {
 		return err
 	}

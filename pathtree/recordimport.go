@@ -275,12 +275,16 @@ func (m *importer) applySnapshotGone(r *BucketRecord) error {
 	return m.recordEvent(r, notify.OpSnapshot, branch, name, id)
 }
 
-func (m *importer) applyMerge(r *BucketRecord) error {
-	dst, err := m.branch(r.UUID)
-	if err != nil {
-		return err
+// merged returns the branches of a merge.
+func (m *importer) merged(r *BucketRecord) (src, dst Branch, err error) {
+	if dst, err = m.branch(r.UUID); err == nil {
+		src, err = m.branch(r.Parent)
 	}
-	src, err := m.branch(r.Parent)
+	return src, dst, err
+}
+
+func (m *importer) applyMerge(r *BucketRecord) error {
+	src, dst, err := m.merged(r)
 	if err != nil {
 		return err
 	}

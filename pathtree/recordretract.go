@@ -23,11 +23,7 @@ func (t *Tree) NoteBranches(tx *schema.Tx, bucket int64, rs []BucketRecord) erro
 }
 
 func (t *Tree) noteBranches(tx *schema.Tx, bucket int64, rs []BucketRecord) error {
-	x, err := t.newExchange(tx, bucket)
-	if err != nil {
-		return err
-	}
-	m, err := newImporter(x)
+	m, err := t.newImport(tx, bucket)
 	if err != nil {
 		return err
 	}
@@ -57,11 +53,7 @@ func (t *Tree) RetractRecords(tx *schema.Tx, bucket int64, gone, others []Bucket
 }
 
 func (t *Tree) retractRecords(tx *schema.Tx, bucket int64, gone, others []BucketRecord) error {
-	x, err := t.newExchange(tx, bucket)
-	if err != nil {
-		return err
-	}
-	m, err := newImporter(x)
+	m, err := t.newImport(tx, bucket)
 	if err != nil {
 		return err
 	}
@@ -169,11 +161,7 @@ func (m *importer) setDeleted(b Branch, name string, at schema.Stamp) error {
 }
 
 func (m *importer) forgetMerge(r *BucketRecord) error {
-	dst, err := m.branch(r.UUID)
-	if err != nil {
-		return err
-	}
-	src, err := m.branch(r.Parent)
+	src, dst, err := m.merged(r)
 	if err != nil {
 		return err
 	}

@@ -24,15 +24,8 @@ func (t *Tree) RetractVersions(tx *schema.Tx, bucket int64, vs []Version) error 
 }
 
 func (t *Tree) retract(tx *schema.Tx, bucket int64, vs []Version) error {
-	x, err := t.newExchange(tx, bucket)
+	m, err := t.newImport(tx, bucket)
 	if err != nil {
-		return err
-	}
-	m, err := newImporter(x)
-	if err != nil {
-		return err
-	}
-	if err := m.look(); err != nil {
 		return err
 	}
 	things, gone, err := m.retracted(vs)

@@ -48,11 +48,7 @@ func (t *Tree) importBucket(tx *schema.Tx, bucket int64, b Batch) (r ImportResul
 	if err := b.check(); err != nil {
 		return r, err
 	}
-	x, err := t.newExchange(tx, bucket)
-	if err != nil {
-		return r, err
-	}
-	m, err := newImporter(x)
+	m, err := t.newImport(tx, bucket)
 	if err != nil {
 		return r, err
 	}
@@ -117,6 +113,14 @@ type importer struct {
 type thingAt struct {
 	branch int64
 	thing
+}
+
+func (t *Tree) newImport(tx *schema.Tx, bucket int64) (*importer, error) {
+	x, err := t.newExchange(tx, bucket)
+	if err != nil {
+		return nil, err
+	}
+	return newImporter(x)
 }
 
 func newImporter(x *exchange) (*importer, error) {
