@@ -261,8 +261,6 @@ func (e *Engine) talk(ctx context.Context, l Link, addr string) {
 	defer wg.Wait()
 	wg.Go(func() { e.serveStreams(ctx, l, nil, nil) })
 	wg.Go(func() { e.probe(ctx, l) })
-	stopRead := context.AfterFunc(ctx, func() { s.Close() })
-	defer stopRead()
 	err = own.run(ctx, s)
 	cancel()
 	l.Close("done")

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/alkdev/alkfs/crdtsync/identity"
 )
@@ -280,5 +281,29 @@ func TestRevokedNodeIsSentNothing(t *testing.T) {
 	}
 	if err := s.catchUp(t.Context(), b, f, has); !errors.Is(err, errRevoked) || sent.Len() != 0 {
 		t.Errorf("it compared what it had: %d bytes, %v", sent.Len(), err)
+	}
+}
+
+// A node that was shut out here while it was dialled, and has not heard of it, does not
+// hang up: this side does.
+func TestShutOutWhileDialled(t *testing.T) {
+	n := newMemNet()
+	a, c := newStore(t, "a"), newStore(t, "c")
+	b := a.makeBucket("team")
+	c.admit(a, b, identity.ReadWrite)
+	start(t, n, c, Options{MarksEvery: time.Hour})
+	e := NewEngine(a.Replica, n.node("a", a.Key()), Options{})
+	l, err := e.net.Dial(t.Context(), "c", c.Key())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Grant(b, c.Key(), identity.None, ""); err != nil {
+		t.Fatal(err)
+	}
+	e.talk(t.Context(), l, "c")
+	select {
+	case <-l.Done():
+	default:
+		t.Error("the link is still there")
 	}
 }

@@ -69,9 +69,11 @@ func (s *session) write(m *message) error {
 	return writeMessage(s.w, m)
 }
 
-// run talks until the stream or ctx ends. What it returns says why.
-func (s *session) run(ctx context.Context, r io.Reader) error {
+// run talks until the stream or ctx ends, or this side has no reason to go on, and
+// closes the stream. What it returns says why.
+func (s *session) run(ctx context.Context, stream io.ReadCloser) error {
 	ctx, cancel := context.WithCancelCause(ctx)
+	defer context.AfterFunc(ctx, func() { stream.Close() })() // or a read would wait for the other side
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel(nil)
@@ -84,7 +86,7 @@ func (s *session) run(ctx context.Context, r io.Reader) error {
 		cancel(err)
 	})
 	wg.Go(func() { cancel(s.acknowledge(ctx)) })
-	wg.Go(func() { cancel(s.read(ctx, &wg, cancel, bufio.NewReaderSize(r, 64<<10))) })
+	wg.Go(func() { cancel(s.read(ctx, &wg, cancel, bufio.NewReaderSize(stream, 64<<10))) })
 	<-ctx.Done()
 	return context.Cause(ctx)
 }
