@@ -112,14 +112,11 @@ func (n *simNode) files() (all []simFile) {
 		if err != nil {
 			return err
 		}
-		branches, err := n.tree.Branches(tx, sh.bucket.ID)
+		branches, err := n.tree.Shown(tx, sh.bucket.ID)
 		if err != nil {
 			return err
 		}
 		for _, b := range branches {
-			if b.Keep != kept {
-				continue
-			}
 			v, err := n.tree.View(tx, b.ID, 0)
 			if err != nil {
 				return err

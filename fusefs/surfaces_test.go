@@ -200,6 +200,31 @@ func TestMountOfABucket(t *testing.T) {
 	}
 }
 
+// A branch that descends from one of which not all is here is not listed, and does not
+// hinder that the others are.
+func TestBranchesThatAreComing(t *testing.T) {
+	c := testStore(t, t.TempDir())
+	dir, _ := testMount(t, c, Options{Bucket: "b"})
+	err := c.DB.Write(func(tx *schema.Tx) error {
+		b, err := c.Tree.Bucket(tx, "b")
+		if err != nil {
+			return err
+		}
+		main, err := c.Tree.Branch(tx, b.ID, "main")
+		if err != nil {
+			return err
+		}
+		if _, err := c.Tree.CreateBranch(tx, b.ID, "from main", pathtree.Origin{Branch: main.ID}); err != nil {
+			return err
+		}
+		return c.Tree.SetKeep(tx, b.ID, map[int64]pathtree.Keeping{main.ID: pathtree.Coming})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "no branch", func() bool { return names(t, dir) == "" })
+}
+
 func TestMountOfEverything(t *testing.T) {
 	c := testStore(t, t.TempDir())
 	dir, _ := testMount(t, c, Options{})

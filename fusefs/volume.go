@@ -2,7 +2,6 @@ package fusefs
 
 import (
 	"os"
-	"slices"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -198,8 +197,7 @@ func (fs *fileSystem) volumeEntries(dir *node) (list []pathtree.Entry, err error
 			}
 			return err
 		}
-		branches, err := fs.tree.Branches(tx, dir.bucket)
-		branches = slices.DeleteFunc(branches, func(b pathtree.Branch) bool { return b.Keep != pathtree.Kept })
+		branches, err := fs.tree.Shown(tx, dir.bucket)
 		if err != nil || len(branches) == 0 {
 			return err
 		}

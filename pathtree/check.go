@@ -114,7 +114,7 @@ func (ck *checker) bucket(b Bucket) error {
 		return err
 	}
 	ck.shared = s.ColumnInt64(0) != 0
-	branches, err := ck.tree.shown(ck.tx, b.ID)
+	branches, err := ck.tree.Shown(ck.tx, b.ID)
 	if err != nil {
 		return err
 	}

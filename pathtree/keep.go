@@ -45,8 +45,9 @@ func (e *NotKeptError) Error() string {
 
 func (e *NotKeptError) Unwrap() []error { return []error{ErrNotKept, syscall.EREMOTE} }
 
-// shown returns the branches of a bucket that can be shown, by name.
-func (t *Tree) shown(tx *schema.Tx, bucket int64) (all []Branch, err error) {
+// Shown returns the branches of a bucket that can be shown, by name: those that are here
+// with all from which they descend.
+func (t *Tree) Shown(tx *schema.Tx, bucket int64) (all []Branch, err error) {
 	branches, err := t.Branches(tx, bucket)
 	for _, b := range branches {
 		if err == nil {

@@ -54,7 +54,7 @@ func (t *Tree) showing(tx *schema.Tx, h blobstore.Hash, rows []inodeRow) ([]stri
 	}
 	var paths []string
 	for _, b := range buckets {
-		branches, err := t.shown(tx, b.ID)
+		branches, err := t.Shown(tx, b.ID)
 		if err != nil {
 			return nil, err
 		}

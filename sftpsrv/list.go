@@ -159,12 +159,12 @@ func (d *dirLister) buckets(tx *schema.Tx, r *access.Rights, n int) (page []entr
 }
 
 func (d *dirLister) branches(tx *schema.Tx, r *access.Rights, b pathtree.Bucket, n int) (page []entry, err error) {
-	all, err := d.s.c.Tree.Branches(tx, b.ID)
+	all, err := d.s.c.Tree.Shown(tx, b.ID)
 	if err != nil {
 		return nil, err
 	}
 	for _, br := range all {
-		if br.Name <= d.after || len(page) == n || r.Branch(b.ID, br.Name) == access.None || br.Keep != pathtree.Kept {
+		if br.Name <= d.after || len(page) == n || r.Branch(b.ID, br.Name) == access.None {
 			continue
 		}
 		v, err := d.s.view(tx, br.ID)

@@ -101,6 +101,25 @@ func TestRootShowsWhatIsGranted(t *testing.T) {
 	}
 }
 
+// A branch that descends from one of which not all is here is not listed, and does not
+// hinder that the others are.
+func TestBranchesThatAreComing(t *testing.T) {
+	w := newWorld(t, Options{})
+	c := w.client("all", w.user("all", "*"))
+	w.write(func(tx *schema.Tx) error {
+		b, err := w.c.Tree.Bucket(tx, "ws")
+		must(t, err)
+		dev, err := w.c.Tree.Branch(tx, b.ID, "dev")
+		must(t, err)
+		_, err = w.c.Tree.CreateBranch(tx, b.ID, "from dev", pathtree.Origin{Branch: dev.ID})
+		must(t, err)
+		return w.c.Tree.SetKeep(tx, b.ID, map[int64]pathtree.Keeping{dev.ID: pathtree.Coming})
+	})
+	if got := names(t, c, "/ws"); !slices.Equal(got, []string{"main"}) {
+		t.Error(got)
+	}
+}
+
 func TestNothingElseCanBeNamed(t *testing.T) {
 	w := newWorld(t, Options{})
 	all := w.client("all", w.user("all", "*"))
