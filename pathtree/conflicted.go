@@ -389,5 +389,11 @@ func (r *resolver) settle() error {
 		return err
 	}
 	im.forked[thingAt{r.f.Branch, th}] = true
+	if r.f.Thing == DentryVersion { // a directory may have lost its only name
+		sp := im.suspect(r.f.Branch)
+		for _, s := range append(r.f.Others, r.f.Shown) {
+			sp.edge(edge{r.f.Ino, r.f.Name}, s.Ino)
+		}
+	}
 	return im.settle()
 }

@@ -182,6 +182,37 @@ func TestNameConflict(t *testing.T) {
 	}
 }
 
+// A directory that is not kept stays while there is something in it, on the replica
+// that decides too.
+func TestNameConflictWithADirectoryThatIsUsed(t *testing.T) {
+	for _, keep := range []Keep{KeepShown, KeepOther, KeepBoth} {
+		for _, fileFirst := range []bool{true, false} {
+			all := newReplicas(t, 2)
+			a, b := all[0], all[1]
+			if fileFirst {
+				a.make(a.main, "new")
+				b.age()
+			}
+			b.make(b.main, "new/")
+			b.make(b.main, "new/in it")
+			if !fileFirst {
+				a.age()
+				a.make(a.main, "new")
+			}
+			meet(a, b)
+			f := onlyConflict(t, NameConflict, "new", a, b)
+			a.resolve(f, keep, f.Others[0].ID)
+			want := a.list(a.main)
+			meet(a, b)
+			wantEqual(t, a, b)
+			noConflict(t, a, b)
+			if got := b.list(b.main); got != want || !strings.Contains(got, "/in it") {
+				t.Errorf("keep %d: who decides shows %s, the other %s", keep, want, got)
+			}
+		}
+	}
+}
+
 func TestDeleteConflict(t *testing.T) {
 	for _, keep := range []Keep{KeepShown, KeepOther, KeepBoth} {
 		all := newReplicas(t, 2)
