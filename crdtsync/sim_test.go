@@ -146,10 +146,8 @@ func (s *sim) end() {
 	for _, n := range s.nodes {
 		s.logf("%s has\n%s\n%s", n.name, n.marks(), strings.Join(n.versions(), "\n"))
 	}
-	for _, n := range s.lawful() { // another may keep branches of which not all is here
-		if !s.isWithOutlaw(n) {
-			s.logf("%s shows\n%s", n.name, strings.Join(n.shown(), "\n"))
-		}
+	for _, n := range s.nodes {
+		s.logf("%s shows\n%s", n.name, strings.Join(n.shown(), "\n"))
 	}
 }
 
@@ -254,9 +252,9 @@ func (s *sim) grant(n *simNode) {
 	s.logf("%s makes %s %v: %v", by.name, n.name, role, err)
 }
 
-// grantAll has the owner make everybody a writer, but for the outlaw. Who was shut
-// out joins anew.
-func (s *sim) grantAll() {
+// grantAll has the owner make everybody a writer, but for the outlaw, and reports whether
+// somebody was none. Who was shut out joins anew.
+func (s *sim) grantAll() (news bool) {
 	owner := s.nodes[0]
 	m, err := owner.Membership(s.bucket)
 	owner.must(err)
@@ -266,6 +264,7 @@ func (s *sim) grantAll() {
 			if m.Role(k) != identity.None {
 				s.logf("a shuts %s out", n.name)
 				n.must(owner.Grant(s.bucket, k, identity.None, n.name))
+				news = true
 			}
 			continue
 		}
@@ -275,8 +274,10 @@ func (s *sim) grantAll() {
 		if m.Role(n.Key()) < identity.ReadWrite || n.role() == identity.None {
 			s.logf("a makes %s a writer again, which was %v, for itself %v", n.name, m.Role(n.Key()), n.role())
 			n.admit(owner, identity.ReadWrite)
+			news = true
 		}
 	}
+	return news
 }
 
 // heal makes the network whole and waits until all have the same.
@@ -295,11 +296,10 @@ func (s *sim) heal() {
 	s.logf("all have the same")
 }
 
-// settle waits until all have the same.
+// settle waits until all have the same, and the owner has heard of nobody who may not
+// write: what such a node wrote need not count.
 func (s *sim) settle() {
-	s.grantAll()
-	for wait := time.Second; !s.same(); wait = wait * 5 / 4 {
-		s.grantAll()
+	for wait := time.Second; s.grantAll() || !s.same(); wait = wait * 5 / 4 {
 		if wait > 20*time.Minute {
 			s.fatalf("the nodes did not come to have the same: %s", s.marks())
 		}

@@ -1,6 +1,7 @@
 package crdtsync
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -120,8 +121,8 @@ func (n *simNode) fsck() {
 	})
 }
 
-// showBranches adds to lines what the heads of branches show, of all or of those in keeps,
-// and returns which branches follow another, or have parents that do.
+// showBranches adds to lines what the heads of branches show, of all that can be shown or
+// of those in keeps, and returns which branches follow another, or have parents that do.
 func (n *simNode) showBranches(tx *schema.Tx, bucket int64, keeps map[[16]byte]bool, lines *[]string) (onLive map[int64]bool, err error) {
 	branches, err := n.tree.Branches(tx, bucket)
 	if err != nil {
@@ -136,6 +137,9 @@ func (n *simNode) showBranches(tx *schema.Tx, bucket int64, keeps map[[16]byte]b
 			continue
 		}
 		v, err := n.tree.View(tx, b.ID, 0)
+		if keeps == nil && errors.Is(err, pathtree.ErrNotKept) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -147,8 +151,8 @@ func (n *simNode) showBranches(tx *schema.Tx, bucket int64, keeps map[[16]byte]b
 	return onLive, nil
 }
 
-// shown returns all that the heads of branches and the snapshots show, and the
-// conflicts, in lines.
+// shown returns all that the heads of branches and the snapshots show, of those that can
+// be shown, and the conflicts, in lines.
 func (n *simNode) shown() (lines []string) {
 	n.read(func(tx *schema.Tx) error {
 		lines = nil
@@ -166,6 +170,9 @@ func (n *simNode) shown() (lines []string) {
 		}
 		for _, sn := range snaps {
 			v, err := n.tree.View(tx, sn.Branch, sn.Stamp)
+			if errors.Is(err, pathtree.ErrNotKept) {
+				continue
+			}
 			if err != nil {
 				return err
 			}
