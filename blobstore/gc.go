@@ -36,8 +36,9 @@ const gcBatch = 32
 // unnamed is the condition under which nothing shows a row of blob, and unused
 // that nobody else wants it just now either, nor has leased it.
 const (
+	begunOn = `EXISTS (SELECT 1 FROM write_session WHERE base = blob.hash)` // a write session reads it
 	unnamed = `NOT EXISTS (SELECT 1 FROM inode WHERE inode.hash = blob.hash)
-	AND NOT EXISTS (SELECT 1 FROM write_session WHERE base = blob.hash)
+	AND NOT ` + begunOn + `
 	AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.hash = blob.hash)`
 	unused = unnamed + `
 	AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.hash = blob.hash AND expires > ?)`

@@ -23,12 +23,12 @@ type Guarded struct {
 // ask the network and so runs in no transaction.
 type MayCollect func(ctx context.Context, bucket [16]byte, list []Guarded) ([]bool, error)
 
-// Guard keeps h, if it is here, from GC until CollectGuarded removes it: whoever
-// drops the last version of a shared bucket here that names it calls it in the same
-// transaction.
+// Guard keeps h, if it is here or a write session began on it, from GC until
+// CollectGuarded removes it: whoever drops the last version of a shared bucket here
+// that names it calls it in the same transaction.
 func Guard(tx *schema.Tx, bucket int64, h Hash) error {
 	q := tx.Stmt(`INSERT INTO guard (hash, bucket, since)
-		SELECT hash, ?2, ?3 FROM blob WHERE hash = ?1 AND state IN (?4, ?5)
+		SELECT hash, ?2, ?3 FROM blob WHERE hash = ?1 AND (state IN (?4, ?5) OR ` + begunOn + `)
 		ON CONFLICT (hash, bucket) DO UPDATE SET since = excluded.since`)
 	q.BindBytes(1, h[:])
 	q.BindInt64(2, bucket)
@@ -79,12 +79,12 @@ type guard struct {
 	uuid   [16]byte
 }
 
-// guarded lists what only guards keep, by bucket, and forgets guards of what is not
-// here.
+// guarded lists what only guards keep, by bucket, and forgets guards of what neither
+// is here nor has to be brought for a write session.
 func (s *Store) guarded(before int64) (list []guard, err error) {
 	err = s.db.Write(func(tx *schema.Tx) error {
 		list = nil
-		q := tx.Stmt("DELETE FROM guard WHERE NOT EXISTS (SELECT 1 FROM blob WHERE blob.hash = guard.hash AND state <> ?)")
+		q := tx.Stmt("DELETE FROM guard WHERE NOT EXISTS (SELECT 1 FROM blob WHERE blob.hash = guard.hash AND (state <> ? OR " + begunOn + "))")
 		q.BindInt64(1, stateAbsent)
 		if _, err := q.Step(); err != nil {
 			return err

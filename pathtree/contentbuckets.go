@@ -6,7 +6,8 @@ import (
 )
 
 // BucketsWith returns the uuids of the shared buckets of which some version has
-// the content h, or had it until it was pruned here: those whose readers may have
+// the content h, or had it until it was pruned here, also while a write session goes on
+// that began on it: those whose readers may have
 // its bytes, and under which other nodes can be asked for them.
 func (t *Tree) BucketsWith(tx *schema.Tx, h blobstore.Hash) (uuids [][16]byte, err error) {
 	s := tx.Stmt(`SELECT k.uuid FROM inode i JOIN branch b ON b.id = i.branch JOIN bucket k ON k.id = b.bucket
@@ -36,15 +37,27 @@ func (t *Tree) Named(tx *schema.Tx, bucket int64, hashes []blobstore.Hash) ([]bo
 			return nil, err
 		}
 		if named[i] = aside[h]; !named[i] {
-			named[i], err = namedIn(tx, bucket, h)
+			named[i], err = shownIn(tx, bucket, h)
+		}
+		if !named[i] && err == nil {
+			named[i], err = openIn(tx, bucket, h)
 		}
 	}
 	return named, err
 }
 
-func namedIn(tx *schema.Tx, bucket int64, h blobstore.Hash) (bool, error) {
-	s := tx.Stmt(`SELECT EXISTS (SELECT 1 FROM inode i JOIN branch b ON b.id = i.branch WHERE i.hash = ?1 AND b.bucket = ?2)
-		OR EXISTS (SELECT 1 FROM write_session w JOIN branch b ON b.id = w.branch WHERE w.base = ?1 AND b.bucket = ?2)`)
+// shownIn reports whether a row of a bucket's versions names h.
+func shownIn(tx *schema.Tx, bucket int64, h blobstore.Hash) (bool, error) {
+	s := tx.Stmt("SELECT EXISTS (SELECT 1 FROM inode i JOIN branch b ON b.id = i.branch WHERE i.hash = ? AND b.bucket = ?)")
+	s.BindBytes(1, h[:])
+	s.BindInt64(2, bucket)
+	_, err := s.Step()
+	return s.ColumnInt64(0) != 0, err
+}
+
+// openIn reports whether an open write session in a bucket began on h.
+func openIn(tx *schema.Tx, bucket int64, h blobstore.Hash) (bool, error) {
+	s := tx.Stmt("SELECT EXISTS (SELECT 1 FROM write_session w JOIN branch b ON b.id = w.branch WHERE w.base = ? AND b.bucket = ?)")
 	s.BindBytes(1, h[:])
 	s.BindInt64(2, bucket)
 	_, err := s.Step()

@@ -233,7 +233,8 @@ func (s *sweep) inodes(p *pruner, limit int) error {
 }
 
 // dropInode deletes a version. Content that it was the last to name in a bucket
-// that other nodes have is guarded: a version of theirs may name it.
+// that other nodes have is guarded: a version of theirs may name it. A write session
+// that began on it keeps it only until it ends.
 func (s *sweep) dropInode(ino Ino, at version) error {
 	if !s.pins.shared[at.branch] {
 		return deleteInode(s.tx, ino, at)
@@ -250,8 +251,8 @@ func (s *sweep) dropInode(ino Ino, at version) error {
 		return err
 	}
 	bucket := s.pins.of[at.branch].bucket
-	named, err := namedIn(s.tx, bucket, h)
-	if err != nil || named {
+	shown, err := shownIn(s.tx, bucket, h)
+	if err != nil || shown {
 		return err
 	}
 	return blobstore.Guard(s.tx, bucket, h)
