@@ -289,6 +289,9 @@ func (f *File) settle(ctx context.Context) (blobstore.Hash, error) {
 		return f.mu.inode.Hash, nil
 	case c.size <= blobstore.InlineMax, c.whole():
 		in, err := f.publish(ctx)
+		if f.mu.dirty { // it has no links: what it was may be gone
+			return blobstore.Hash{}, err
+		}
 		return in.Hash, err
 	case f.row.synced && !f.row.stale:
 		return blobstore.Hash{}, f.confirm()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
+	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -144,6 +146,39 @@ func TestTimesAndSetIDJoinThePublish(t *testing.T) {
 	if in := w.publish(f); in.Mtime < before {
 		t.Fatal("a later write has an earlier time")
 	}
+	w.shut(f)
+}
+
+// An fsync of a file without links succeeds also when what it began on was replaced,
+// pruned and collected meanwhile.
+func TestUnlinkedFileIsSyncedWithoutItsBase(t *testing.T) {
+	w := newWorld(t, small)
+	defer w.close()
+	f := w.create(w.main, "f")
+	w.put(f, 0, fill(3000, 1))
+	base := w.publish(f)
+	w.put(f, 100, fill(10, 2))
+	w.write(func(tx *schema.Tx) error {
+		_, err := w.main.SetContent(tx, base.Ino, pathtree.Content{})
+		if err == nil {
+			_, err = w.main.Unlink(tx, w.main.Root(), "f")
+		}
+		return err
+	})
+	w.write(func(tx *schema.Tx) error {
+		_, _, err := w.tree.Prune(tx, pathtree.Cut{Before: schema.MaxStamp}, 0)
+		return err
+	})
+	if _, err := w.blobs.GC(t.Context(), blobstore.GCOptions{Grace: -1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.blobs.Open(base.Hash, base.Size); !errors.Is(err, blobstore.ErrMissing) {
+		t.Fatalf("what it began on is there: %v", err)
+	}
+	if err := f.Sync(t.Context()); err != nil {
+		t.Error(err)
+	}
+	w.holds(f, slices.Concat(fill(3000, 1)[:100], fill(10, 2), fill(3000, 1)[110:]))
 	w.shut(f)
 }
 
