@@ -54,26 +54,33 @@ func TestSimulation(t *testing.T) {
 
 // sim is one history.
 type sim struct {
-	t       *testing.T
-	seed    uint64
-	rng     *rand.Rand
-	root    string
-	net     *simNet
-	nodes   []*simNode
-	bucket  [16]byte
-	roles   bool   // they change
-	keys    bool   // they are replaced
-	outlaw  string // name of the node that is shut out in the end, wherever its changes have got to; "": none
-	bytes   bool   // files have content
-	prunes  bool   // history is, too
-	texts   simTexts
-	serial  int
-	busy    sync.WaitGroup // byte operations that take their time
-	trace   *simTrace
-	filters simFilters
+	t        *testing.T
+	seed     uint64
+	rng      *rand.Rand
+	root     string
+	net      *simNet
+	nodes    []*simNode
+	bucket   [16]byte
+	roles    bool   // they change
+	keys     bool   // they are replaced
+	outlaw   string // name of the node that is shut out in the end, wherever its changes have got to; "": none
+	bytes    bool   // files have content
+	prunes   bool   // history is, too
+	texts    simTexts
+	serial   int
+	busy     sync.WaitGroup // byte operations that take their time
+	trace    *simTrace
+	filters  simFilters
+	sessions simSessions
 }
 
 func (s *sim) logf(format string, args ...any) { s.trace.did(format, args...) }
+
+// errorf notes down an error, with which the history goes on; see end.
+func (s *sim) errorf(format string, args ...any) {
+	s.logf("error: "+format, args...)
+	s.t.Errorf(format, args...)
+}
 
 // fatalf fails with what happened and how to have it happen again.
 func (s *sim) fatalf(format string, args ...any) {
@@ -113,6 +120,8 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 			s.outlaw = simNames[1:2]
 		}
 		s.keys = s.rng.IntN(3) == 0
+		s.sessions = newSimSessions(seed)
+		s.sessions.on = s.sessions.on && s.bytes
 		nodes := 3
 		if s.rng.IntN(3) == 0 {
 			nodes += 1 + s.rng.IntN(4)
@@ -122,6 +131,7 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 		for range 10 + s.rng.IntN(40) {
 			s.pause()
 			s.refilter()
+			s.work()
 			switch {
 			case s.rng.IntN(6) == 0:
 				s.fault()
@@ -134,6 +144,9 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 		s.heal()
 		if s.checkFilters() {
 			s.check()
+		}
+		if t.Failed() {
+			s.fatalf("there were errors")
 		}
 		s.end()
 	})
@@ -292,6 +305,7 @@ func (s *sim) heal() {
 		n.remember()
 	}
 	s.busy.Wait() // what is changed meanwhile is told later
+	s.finishSessions()
 	s.settle()
 	s.logf("all have the same")
 }

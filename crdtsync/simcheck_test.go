@@ -16,6 +16,7 @@ func (s *sim) check() {
 	for _, n := range s.nodes {
 		n.fsck()
 	}
+	s.checkSessions()
 	if s.bytes {
 		s.checkContent()
 	}

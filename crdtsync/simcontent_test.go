@@ -57,12 +57,15 @@ func (n *simNode) openContent(log *slog.Logger) {
 	n.must(err)
 	c.fetcher = blobs.New(blobs.Options{
 		Buckets: n.BucketsOf, Logger: log, Streams: 2,
-		Bad: func(k identity.Key, err error) { n.s.t.Errorf("%s: %s sent wrong bytes: %v", n.name, k.Short(), err) },
+		Bad: func(k identity.Key, err error) { n.s.errorf("%s: %s sent wrong bytes: %v", n.name, k.Short(), err) },
 	})
 	c.server = blobs.NewServer(c.blobs, n.db, blobs.ServerOptions{Allowed: n.MayRead, Named: n.Named, Key: n.Key, Logger: log})
-	c.blobs.SetSource(c.fetcher)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	n.content = c
+	if n.s.sessions.on {
+		c.openSessions(log)
+	}
+	c.blobs.SetSource(c.fetcher)
 }
 
 // start begins to fetch what is wanted, and by policy.
@@ -75,6 +78,7 @@ func (c *simContent) start() {
 
 func (c *simContent) options(o Options) Options {
 	o.BulkLinks = 1
+	o.Held = c.n.held
 	o.Joined = func(p *Node) { c.fetcher.AddPeer(p) }
 	o.Left = c.fetcher.RemovePeer
 	o.Blobs = func(ctx context.Context, k identity.Key, s io.ReadWriteCloser) { _ = c.server.Serve(ctx, k, s) }
@@ -84,7 +88,7 @@ func (c *simContent) options(o Options) Options {
 // must fails when something that cannot fail has, unless the process is gone.
 func (c *simContent) must(err error) {
 	if err != nil && c.ctx.Err() == nil {
-		c.n.s.t.Errorf("%s: %v", c.n.name, err)
+		c.n.s.errorf("%s: %v", c.n.name, err)
 	}
 }
 
@@ -158,7 +162,7 @@ func (c *simContent) read(h blobstore.Hash, size, off, n int64) ([]byte, error) 
 	defer b.Close()
 	p, err := io.ReadAll(io.NewSectionReader(b, off, n))
 	if want := c.n.s.texts.get(h); err == nil && !bytes.Equal(p, want[off:off+n]) {
-		c.n.s.t.Errorf("%s read wrong bytes of %s", c.n.name, h)
+		c.n.s.errorf("%s read wrong bytes of %s", c.n.name, h)
 	}
 	return p, err
 }

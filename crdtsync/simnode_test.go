@@ -31,14 +31,16 @@ type simNode struct {
 	skew  atomic.Int64 // of its clock, in nanoseconds
 	runs  int
 	dir   string // of its store
+	there bool   // its store is open
 	up    bool
 
 	db   *schema.DB
 	tree *pathtree.Tree
 	*Replica
-	engine  *Engine
-	content *simContent // with sim.bytes
-	halt    func()      // ends the engine
+	engine   *Engine
+	content  *simContent  // with sim.bytes
+	surfaces *simSurfaces // with sim.sessions
+	halt     func()       // ends the engine
 
 	kept map[string]pathtree.VersionID // own versions it has answered for: the newest of each thing
 }
@@ -78,6 +80,7 @@ func (n *simNode) open() {
 	var err error
 	n.db, err = schema.Open(context.Background(), n.dir, schema.Options{NodeKey: k[:], Alone: true, Now: n.now, Logger: log})
 	n.must(err)
+	n.there, n.halt = true, func() {}
 	n.tree = pathtree.New(n.db)
 	n.replica(log)
 	if n.next != nil { // it was killed when it replaced its key
@@ -172,6 +175,9 @@ func (n *simNode) crash() {
 	n.s.logf("%s is killed, committed %v", n.name, commit)
 	n.s.net.vanish(n.name)
 	synctest.Wait() // the copy is of one moment
+	if n.surfaces != nil {
+		n.surfaces.died()
+	}
 	dir := filepath.Join(n.s.root, fmt.Sprint(n.name, n.runs))
 	copyStore(n.s.t, n.dir, dir)
 	n.close()
@@ -195,7 +201,10 @@ func (n *simNode) restart() {
 }
 
 func (n *simNode) stop() {
-	if n.up {
+	if n.there {
+		if n.surfaces != nil {
+			n.surfaces.dead.Store(true)
+		}
 		n.close()
 	}
 }
@@ -208,14 +217,20 @@ func (n *simNode) close() {
 
 // rest ends everything but the database.
 func (n *simNode) rest() {
+	if n.surfaces != nil && !n.surfaces.dead.Load() {
+		n.surfaces.close()
+	}
 	if n.s.bytes {
 		n.content.stop()
 	}
 	n.halt()
+	if n.surfaces != nil && n.surfaces.dead.Load() {
+		n.surfaces.close()
+	}
 	if n.s.bytes {
 		n.must(n.content.blobs.Close())
 	}
-	n.up = false
+	n.there, n.up = false, false
 }
 
 // remember notes down what the node answers for.

@@ -41,7 +41,7 @@ func (s *sim) refilter() {
 		return
 	}
 	all := len(patterns) == 0
-	err := n.SetPatterns(s.bucket, patterns, all, nil)
+	err := n.SetPatterns(s.bucket, patterns, all, func(branch string) []string { return n.held("", branch) })
 	s.logf("%s keeps %q, all: %v: %v", n.name, patterns, all, err)
 	n.must(n.db.Commit())
 }
