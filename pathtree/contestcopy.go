@@ -99,15 +99,12 @@ func (m *importer) setCopy(c *contest, name string, want map[string]dentryRow) e
 		return err
 	}
 	for _, r := range all {
-		if err := m.noteEdge(m.exchange, r.branch, edge{c.ino, name}); err != nil {
+		e := edge{c.ino, name}
+		if _, err := m.noteEdge(m.exchange, r.branch, e, stamp); err != nil {
 			return err
 		}
-		m.suspect(r.branch).edge(edge{c.ino, name}, is.ino, w.ino)
-		for _, i := range []Ino{is.ino, w.ino} {
-			if i != 0 {
-				m.noteCount(r.branch, c.ino, i, stamp)
-			}
-		}
+		m.suspect(r.branch).edge(e, is.ino, w.ino)
+		m.noteCount(r.branch, e, stamp, is.ino, w.ino)
 	}
 	if is.stamp != 0 {
 		if err := deleteDentry(m.tx, c.ino, name, is.version); err != nil {

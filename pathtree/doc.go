@@ -80,8 +80,8 @@
 // ImportBucket adds what others did, in any order; replicas that have the same
 // versions show the same. RetractVersions takes some back. A version stands where
 // its ID, stamp and node key, puts it; rows after it are completed anew by groups,
-// links are counted anew, and of two versions at one stamp one is put aside (table
-// aside). Each version
+// link counts follow (linkcounter.go), and of two versions at one stamp one is put
+// aside (table aside). Each version
 // names the one it replaced: those that nobody replaced are heads, and heads
 // that exclude each other are a conflict, whose loser is kept until it is
 // resolved (contest.go). What several nodes wrote need not be a tree: the heads

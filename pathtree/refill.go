@@ -72,6 +72,9 @@ func (m *importer) refillOn(branch int64, i Ino, since schema.Stamp, news []*Ver
 				a.Nlink = state.Nlink
 			}
 		}
+		if n, ok := m.taken[rowOf{thing{InodeVersion, i, ""}, a.version()}]; ok && !a.inRow {
+			a.Nlink = n
+		}
 		// A row that is there is complete, though what it came from may be pruned.
 		whole := a.inRow || (have|a.groups)&(groupContent|groupAttrs) == groupContent|groupAttrs
 		if whole {

@@ -402,24 +402,18 @@ func (f *fixer) set(e edge, i Ino, there bool) error {
 		return err
 	}
 	for _, r := range heads {
-		if err := m.noteEdge(m.exchange, r.branch, e); err != nil {
+		was, err := m.noteEdge(m.exchange, r.branch, e, schema.MaxStamp)
+		if err != nil {
 			return err
-		}
-		was := m.head(r.branch).edges[e]
-		for _, j := range []Ino{i, was.ino} {
-			if j != 0 {
-				m.noteCount(r.branch, e.parent, j, schema.MaxStamp)
-			}
 		}
 		raw, err := findRaw(m.exchange, f.ch, e)
 		if err != nil {
 			return err
 		}
-		if raw.ino != 0 {
-			m.noteCount(r.branch, e.parent, raw.ino, schema.MaxStamp)
-		}
+		targets := []Ino{i, was.at(schema.MaxStamp).ino, raw.ino}
+		m.noteCount(r.branch, e, schema.MaxStamp, targets...)
 		if r.branch != f.branch {
-			m.suspect(r.branch).edge(e, i, was.ino, raw.ino)
+			m.suspect(r.branch).edge(e, targets...)
 		}
 	}
 	at := version{f.branch, schema.MaxStamp, derivedNode}

@@ -186,7 +186,7 @@ func (m *importer) takeOut(p arrival) (err error) {
 	case DentryVersion:
 		err = deleteDentry(m.tx, th.ino, th.name, p.at)
 	case InodeVersion:
-		err = deleteInode(m.tx, th.ino, p.at)
+		err = m.takeOutInode(rowOf{th, p.at})
 	default:
 		err = deleteXattr(m.tx, th.ino, th.name, p.at)
 	}
@@ -203,6 +203,18 @@ func (m *importer) takeOut(p arrival) (err error) {
 	bindThing(s, 1, th)
 	bindVersion(s, 4, p.at)
 	return run(s)
+}
+
+// takeOutInode removes a row, and remembers its link count for when it comes again.
+func (m *importer) takeOutInode(o rowOf) error {
+	s := m.tx.Stmt("DELETE FROM inode WHERE ino = ? AND branch = ? AND stamp = ? AND node = ? RETURNING nlink")
+	s.BindInt64(1, int64(o.ino))
+	bindVersion(s, 2, o.at)
+	ok, err := s.Step()
+	if ok {
+		m.taken[o] = uint32(s.ColumnInt64(0))
+	}
+	return err
 }
 
 // withdrawn suspects what a version that does not come again has left behind: the

@@ -19,6 +19,24 @@ type outlaws struct {
 	knows []map[int]bool // by replica
 }
 
+func newOutlaws(t *rapid.T, stores []*replica, run int) (w *outlaws, done func()) {
+	s, done := newSwarm(t, stores, run)
+	w = &outlaws{swarm: s, out: map[int]Batch{}}
+	w.noted = map[int][]BucketRecord{}
+	for range w.all {
+		w.knows = append(w.knows, map[int]bool{})
+	}
+	return w, done
+}
+
+// outlawOperations are those of the swarm, and what has its pieces not count.
+func (w *outlaws) outlawOperations() map[string]func(*rapid.T) {
+	ops := w.operations()
+	ops["hear"], ops["hear2"], ops["outlaw"], ops["hear of"] = w.hear, w.hear, w.outlaw, w.hearOf
+	ops["remove branch"], ops["limit"] = w.removeBranch, w.limit
+	return ops
+}
+
 func (w *outlaws) outlaw(t *rapid.T) {
 	if len(w.parts) <= 2 {
 		t.Skip("only the bucket itself")
@@ -94,17 +112,9 @@ func TestRetractConverges(t *testing.T) {
 	stores, runs := newStores(t), 0
 	rapid.Check(t, func(t *rapid.T) {
 		runs++
-		s, done := newSwarm(t, stores, runs)
+		w, done := newOutlaws(t, stores, runs)
 		defer done()
-		w := &outlaws{swarm: s, out: map[int]Batch{}}
-		w.noted = map[int][]BucketRecord{}
-		for range w.all {
-			w.knows = append(w.knows, map[int]bool{})
-		}
-		ops := w.operations()
-		ops["hear"], ops["hear2"], ops["outlaw"], ops["hear of"] = w.hear, w.hear, w.outlaw, w.hearOf
-		ops["remove branch"], ops["limit"] = w.removeBranch, w.limit
-		t.Repeat(ops)
+		t.Repeat(w.outlawOperations())
 		for k := range w.all {
 			for p := range w.out {
 				if !w.knows[k][p] {

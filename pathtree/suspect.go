@@ -36,11 +36,8 @@ func (m *importer) suspectFork(id int64) error {
 				return err
 			}
 			sp.edge(f.edge, f.ino, was.ino)
-			for _, i := range []Ino{f.ino, was.ino} {
-				if i != 0 {
-					m.noteCount(id, f.parent, i, schema.MaxStamp)
-				}
-			}
+			m.noteCount(id, f.edge, schema.MaxStamp, f.ino, was.ino)
+			m.anew[inodeAt{id, f.parent}] = true
 		}
 		s = m.tx.Stmt("SELECT ino FROM inode WHERE branch = ? AND stamp > ? AND node < 2000000000")
 		s.BindInt64(1, l.branch)
@@ -51,6 +48,7 @@ func (m *importer) suspectFork(id int64) error {
 		}
 		for _, i := range inos {
 			from(m.links, inodeAt{id, Ino(i)}, schema.MaxStamp)
+			m.anew[inodeAt{id, Ino(i)}] = true
 			if err := m.suspectPlaces(sp, Ino(i)); err != nil {
 				return err
 			}

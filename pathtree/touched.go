@@ -6,9 +6,6 @@ import (
 	"maps"
 	"slices"
 
-	"golang.org/x/sys/unix"
-	"zombiezen.com/go/sqlite"
-
 	"github.com/alkdev/alkfs/notify"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -23,14 +20,16 @@ type touched struct {
 	seen     map[int64][]reach // by branch with new versions: who sees them
 	forks    []int64           // branches that are new
 	heads    map[int64]*headState
-	inodes   map[inodeAt]schema.Stamp // with new versions there, from when on
-	suspects map[int64]*suspects      // what may be wrong at a head
-	links    map[inodeAt]schema.Stamp // names of which may have come or gone in that view, from when on
+	inodes   map[inodeAt]schema.Stamp    // with new versions there, from when on
+	suspects map[int64]*suspects         // what may be wrong at a head
+	links    map[inodeAt]schema.Stamp    // names of which may have come or gone in that view, from when on
+	subs     map[inodeAt]map[string]bool // names of a directory that led to one or lead to one
+	anew     map[inodeAt]bool            // directories whose count before may not have been right
 }
 
 // headState is what the head of a branch showed.
 type headState struct {
-	edges  map[edge]dentryRow
+	edges  map[edge]*trace
 	inodes map[Ino]*inodeRow // nil: none
 	xattrs map[thing][]byte  // nil: none
 }
@@ -39,13 +38,14 @@ func newTouched() touched {
 	return touched{
 		seen: map[int64][]reach{}, heads: map[int64]*headState{},
 		suspects: map[int64]*suspects{}, inodes: map[inodeAt]schema.Stamp{}, links: map[inodeAt]schema.Stamp{},
+		subs: map[inodeAt]map[string]bool{}, anew: map[inodeAt]bool{},
 	}
 }
 
 func (t *touched) head(branch int64) *headState {
 	h := t.heads[branch]
 	if h == nil {
-		h = &headState{edges: map[edge]dentryRow{}, inodes: map[Ino]*inodeRow{}, xattrs: map[thing][]byte{}}
+		h = &headState{edges: map[edge]*trace{}, inodes: map[Ino]*inodeRow{}, xattrs: map[thing][]byte{}}
 		t.heads[branch] = h
 	}
 	return h
@@ -70,9 +70,7 @@ func (t *touched) touch(x *exchange, p arrival) error {
 		var err error
 		switch p.Kind {
 		case DentryVersion:
-			if err = t.noteEdge(x, r.branch, edge{p.Parent, p.Name}); err == nil {
-				err = t.noteLinks(x, r.branch, p)
-			}
+			err = t.noteLinks(x, r.branch, p)
 		case InodeVersion:
 			err = t.noteInode(x, r.branch, p.Ino)
 			from(t.links, inodeAt{r.branch, p.Ino}, p.at.stamp)
@@ -89,51 +87,48 @@ func (t *touched) touch(x *exchange, p arrival) error {
 // noteLinks notes whose link counts a dentry changes: what it names, and what
 // the name led to before.
 func (t *touched) noteLinks(x *exchange, branch int64, p arrival) error {
-	ch, err := x.chain(branch)
+	e := edge{p.Parent, p.Name}
+	was, err := t.noteEdge(x, branch, e, p.at.stamp)
 	if err != nil {
 		return err
 	}
-	now := t.head(branch).edges[edge{p.Parent, p.Name}]
-	targets := []Ino{p.Ino, now.ino}
-	for _, s := range []schema.Stamp{p.at.stamp - 1, p.at.stamp} {
-		then := slices.Clone(ch)
-		for k := range then {
-			then[k].bound = min(then[k].bound, s)
-		}
-		was, _, err := findDentry(x.tx, then, p.Parent, p.Name)
-		if err != nil {
-			return err
-		}
-		targets = append(targets, was.ino)
-	}
-	t.suspect(branch).edge(edge{p.Parent, p.Name}, targets...)
-	for _, i := range targets {
-		if i != 0 {
-			t.noteCount(branch, p.Parent, i, p.at.stamp)
-		}
-	}
+	targets := []Ino{p.Ino, was.at(schema.MaxStamp).ino, was.at(p.at.stamp - 1).ino, was.at(p.at.stamp).ino}
+	t.suspect(branch).edge(e, targets...)
+	t.noteCount(branch, e, p.at.stamp, targets...)
 	return nil
 }
 
-// noteCount notes that i may have won or lost a name in dir.
-func (t *touched) noteCount(branch int64, dir, i Ino, s schema.Stamp) {
-	from(t.links, inodeAt{branch, i}, s)
-	if isDirIno(i) {
-		from(t.links, inodeAt{branch, dir}, s)
+// noteCount notes that each of targets may have won or lost the name e.
+func (t *touched) noteCount(branch int64, e edge, s schema.Stamp, targets ...Ino) {
+	for _, i := range targets {
+		if i == 0 {
+			continue
+		}
+		from(t.links, inodeAt{branch, i}, s)
+		if !isDirIno(i) {
+			continue
+		}
+		dir := inodeAt{branch, e.parent}
+		from(t.links, dir, s)
+		if t.subs[dir] == nil {
+			t.subs[dir] = map[string]bool{}
+		}
+		t.subs[dir][e.name] = true
 	}
 }
 
-func (t *touched) noteEdge(x *exchange, branch int64, e edge) error {
+// noteEdge returns what a head showed of e before the import, from since on.
+func (t *touched) noteEdge(x *exchange, branch int64, e edge, since schema.Stamp) (*trace, error) {
 	h := t.head(branch)
-	if _, ok := h.edges[e]; ok {
-		return nil
+	if was := h.edges[e]; was != nil {
+		return was, nil
 	}
 	ch, err := x.chain(branch)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	h.edges[e], _, err = findDentry(x.tx, ch, e.parent, e.name)
-	return err
+	h.edges[e], err = traceDentry(x.tx, ch, e, since)
+	return h.edges[e], err
 }
 
 func (t *touched) noteInode(x *exchange, branch int64, i Ino) error {
@@ -212,7 +207,7 @@ func (e *eventer) run() error {
 	lost, won := map[Ino][]edgeChange{}, map[Ino][]edgeChange{}
 	var changes []edgeChange
 	for _, at := range slices.SortedFunc(maps.Keys(e.head.edges), compareEdges) {
-		c := edgeChange{edge: at, was: e.head.edges[at]}
+		c := edgeChange{edge: at, was: e.head.edges[at].at(schema.MaxStamp)}
 		var err error
 		if c.is, _, err = findDentry(e.m.tx, e.chain, at.parent, at.name); err != nil {
 			return err
@@ -386,7 +381,9 @@ func (m *importer) settleLocal(written []arrival, made []int64) error {
 		}
 		m.seen[branch] = all
 	}
-	for _, p := range written {
+	byStamp := slices.Clone(written)
+	slices.SortStableFunc(byStamp, func(a, b arrival) int { return cmp.Compare(a.at.stamp, b.at.stamp) })
+	for _, p := range byStamp {
 		if err := m.touch(m.exchange, p); err != nil {
 			return err
 		}
@@ -396,178 +393,4 @@ func (m *importer) settleLocal(written []arrival, made []int64) error {
 	}
 	m.added = written
 	return m.settle()
-}
-
-// recount makes the link counts of what was touched true.
-func (m *importer) recount() error {
-	for len(m.links) > 0 {
-		todo := slices.SortedFunc(maps.Keys(m.links), func(a, b inodeAt) int {
-			return cmp.Or(cmp.Compare(a.branch, b.branch), cmp.Compare(a.ino, b.ino))
-		})
-		links := m.links
-		m.links = map[inodeAt]schema.Stamp{}
-		for _, k := range todo {
-			if err := m.recountOne(k.branch, k.ino, links[k]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// recountOne counts the names of an inode in one view: for the row that its
-// head shows, and for older rows of the branch as of their end.
-func (m *importer) recountOne(branch int64, i Ino, since schema.Stamp) error {
-	ch, err := m.chain(branch)
-	if err != nil {
-		return err
-	}
-	if err := m.recountPast(branch, ch, i, since); err != nil {
-		return err
-	}
-	r, err := m.inode(branch, i)
-	if r == nil || err != nil {
-		return err
-	}
-	n, err := m.countLinks(ch, i)
-	if err != nil {
-		return err
-	}
-	live := ch.hasLive()
-	if r.Nlink == n {
-		return nil
-	}
-	if err := m.noteInode(m.exchange, branch, i); err != nil {
-		return err
-	}
-	// Where the row is another branch's, or another's count is what a live view
-	// shows, the count has a row of its own.
-	if r.Branch == branch && (!live || r.groups&groupLinks != 0) {
-		return m.setLinks(r, n)
-	}
-	r.Branch, r.node, r.groups, r.Nlink = branch, derivedNode, groupLinks, n
-	if err := m.tally.before(branch, i, r.Stamp); err != nil {
-		return err
-	}
-	if err := m.dropDerived(branch, i); err != nil {
-		return err
-	}
-	if err := insertInode(m.tx, r); err != nil {
-		return err
-	}
-	m.anyDerived = true
-	return m.recountBelow(r)
-}
-
-// setLinks sets the count of a row in place.
-func (m *importer) setLinks(r *inodeRow, n uint32) error {
-	if err := m.tally.before(r.Branch, r.Ino, r.Stamp); err != nil {
-		return err
-	}
-	s := m.tx.Stmt("UPDATE inode SET nlink = ? WHERE ino = ? AND branch = ? AND stamp = ? AND node = ?")
-	s.BindInt64(1, int64(n))
-	s.BindInt64(2, int64(r.Ino))
-	bindVersion(s, 3, r.version())
-	if err := run(s); err != nil {
-		return err
-	}
-	return m.recountBelow(r)
-}
-
-// recountBelow has the branches that see a row count for themselves.
-func (m *importer) recountBelow(r *inodeRow) error {
-	all, err := m.reach(r.Branch, r.Stamp)
-	if err != nil {
-		return err
-	}
-	for _, c := range all[1:] {
-		from(m.links, inodeAt{c.branch, r.Ino}, schema.MaxStamp)
-	}
-	return nil
-}
-
-// recountPast corrects rows of the branch that were superseded after since.
-func (m *importer) recountPast(branch int64, ch chain, i Ino, since schema.Stamp) error {
-	s := m.tx.Stmt("SELECT " + inodeColumns + ` FROM inode WHERE ino = ?1 AND branch = ?2 AND node < 2000000000
-		AND stamp >= coalesce((SELECT max(stamp) FROM inode WHERE ino = ?1 AND branch = ?2 AND stamp < ?3 AND node < 2000000000), 0)
-		ORDER BY stamp`)
-	s.BindInt64(1, int64(i))
-	s.BindInt64(2, branch)
-	s.BindInt64(3, int64(since))
-	var rows []inodeRow
-	for err := range schema.Rows(s) {
-		if err != nil {
-			return err
-		}
-		var r inodeRow
-		scanInode(s, &r)
-		rows = append(rows, r)
-	}
-	for k := 0; k+1 < len(rows); k++ {
-		then := slices.Clone(ch)
-		for j := range then {
-			then[j].bound = min(then[j].bound, rows[k+1].Stamp-1)
-		}
-		n, err := m.countLinks(then, i)
-		if err != nil {
-			return err
-		}
-		if n != rows[k].Nlink {
-			if err := m.setLinks(&rows[k], n); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// countLinks counts the names of an inode; of a directory that has one, two
-// and its subdirectories.
-func (m *importer) countLinks(ch chain, i Ino) (n uint32, err error) {
-	v := &View{tree: m.t, bucket: m.bucket, chain: ch, live: ch.hasLive()}
-	if i == m.bucket.Root {
-		n = 1
-	} else if err := v.places(m.tx, i, func(name) bool { n++; return !isDirIno(i) }); err != nil {
-		return 0, err
-	}
-	if !isDirIno(i) || n == 0 {
-		return n, nil
-	}
-	d, err := v.scanDir(m.tx, i, "")
-	if err != nil {
-		return 0, err
-	}
-	for n = 2; ; {
-		e, ok, err := d.next()
-		if err != nil || !ok {
-			return n, err
-		}
-		if e.Kind == unix.S_IFDIR {
-			n++
-		}
-	}
-}
-
-// dropDerived removes the row that holds an inode's link count in a view.
-func (m *importer) dropDerived(branch int64, i Ino) error {
-	if !m.anyDerived {
-		return nil
-	}
-	s := m.tx.Stmt("SELECT min(stamp) FROM inode WHERE ino = ? AND branch = ? AND node >= 2000000000")
-	s.BindInt64(1, int64(i))
-	s.BindInt64(2, branch)
-	if _, err := s.Step(); err != nil || s.ColumnType(0) == sqlite.TypeNull {
-		return err
-	}
-	first := schema.Stamp(s.ColumnInt64(0))
-	if err := m.tally.before(branch, i, first); err != nil {
-		return err
-	}
-	s = m.tx.Stmt("DELETE FROM inode WHERE ino = ? AND branch = ? AND node >= 2000000000")
-	s.BindInt64(1, int64(i))
-	s.BindInt64(2, branch)
-	if err := run(s); err != nil {
-		return err
-	}
-	return m.recountBelow(&inodeRow{Inode: Inode{Ino: i, Branch: branch, Stamp: first}})
 }

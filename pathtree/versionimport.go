@@ -18,7 +18,7 @@ import (
 //     later ones did not set, and shows in forks made after its stamp.
 //   - Of two versions with one stamp that of the greater node key counts.
 //   - Rows stay complete: what a version does not set is as it was before it.
-//   - Link counts are counted anew.
+//   - Link counts follow what names have come and gone.
 //   - What counts towards a quota is counted, and never refused: nodes would
 //     differ. Local changes that need room then fail with EDQUOT.
 //   - What cannot be shown as it was written (see repair.go) is repaired by rows
@@ -101,6 +101,7 @@ type importer struct {
 	revived    bool // branches were removed or came back without their rows
 	result     ImportResult
 	pending    map[inodeAt][]*Version // new versions of inodes, not yet written
+	taken      map[rowOf]uint32       // link counts of rows of inodes that were taken out and may come again
 	anyAside   bool                   // some version is put aside
 	anyDerived bool                   // some inode row is derived
 	added      []arrival
@@ -126,7 +127,7 @@ func (t *Tree) newImport(tx *schema.Tx, bucket int64) (*importer, error) {
 func newImporter(x *exchange) (*importer, error) {
 	y, err := x.newTally()
 	m := &importer{
-		exchange: x, touched: newTouched(), tally: y, pending: map[inodeAt][]*Version{},
+		exchange: x, touched: newTouched(), tally: y, pending: map[inodeAt][]*Version{}, taken: map[rowOf]uint32{},
 		forked: map[thingAt]bool{}, contents: map[ContentRef]bool{}, node: schema.LocalNode,
 	}
 	if err != nil {

@@ -78,8 +78,8 @@ type node struct {
 	cmd      *exec.Cmd
 }
 
-// oneByOne makes directories on a, and returns how long after the moment that the
-// event of each bears it came to a watch on b.
+// oneByOne makes directories in one of the tree's on a, and returns how long after the
+// moment that the event of each bears it came to a watch on b.
 func oneByOne(a, b *node, n int) ([]time.Duration, error) {
 	watch := exec.Command(b.bin, "--store", b.dir, "--json", "watch", "work", "--since", "0")
 	out, err := watch.StdoutPipe()
@@ -98,14 +98,14 @@ func oneByOne(a, b *node, n int) ([]time.Duration, error) {
 				Time time.Time
 				Path string
 			}
-			if json.Unmarshal(s.Bytes(), &e) == nil && strings.HasPrefix(e.Path, "one-change") {
+			if json.Unmarshal(s.Bytes(), &e) == nil && strings.Contains(e.Path, "one-change") {
 				seen <- time.Since(e.Time)
 			}
 		}
 	}()
 	var took []time.Duration
 	for i := range n + 1 {
-		if _, err := a.alkfs("mkdir", fmt.Sprint("work:one-change", i)); err != nil {
+		if _, err := a.alkfs("mkdir", fmt.Sprint("work:0/0/one-change", i)); err != nil {
 			return nil, err
 		}
 		d, ok := <-seen

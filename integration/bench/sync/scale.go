@@ -110,7 +110,7 @@ func scale(bin, dir string, t tree, changes int) error {
 	return restart(b, args[b], dir)
 }
 
-// meet has both change five directories while they are apart.
+// meet has both make five directories in some of the tree's while they are apart.
 func meet(a, b *node, args map[*node][]string, t tree) error {
 	for _, n := range []*node{a, b} {
 		n.stop()
@@ -118,7 +118,7 @@ func meet(a, b *node, args map[*node][]string, t tree) error {
 	dirs := min(t.files, hostFiles) / t.per
 	for i, n := range []*node{a, b} {
 		for k := range 5 {
-			if _, err := n.alkfs("mkdir", fmt.Sprintf("work:0/%d/apart", (5*i+k)*(dirs-1)/9)); err != nil {
+			if _, err := n.alkfs("mkdir", fmt.Sprintf("work:0/%d/apart%d", (5*i+k)*(dirs-1)/9, 5*i+k)); err != nil {
 				return err
 			}
 		}
@@ -140,7 +140,7 @@ func meet(a, b *node, args map[*node][]string, t tree) error {
 	}
 	took := time.Since(began)
 	in, out, err := a.traffic()
-	fmt.Printf("ten of %d documents changed apart: %.2f s from the second's start until both have them, %d KiB in and %d KiB out; %s; %s\n",
+	fmt.Printf("ten changes apart in %d documents: %.2f s from the second's start until both have them, %d KiB in and %d KiB out; %s; %s\n",
 		t.files/t.per, took.Seconds(), in>>10, out>>10, a.says(before), b.says(0))
 	return err
 }
