@@ -180,6 +180,8 @@ func TestReplacedKey(t *testing.T) {
 		{"another succession of the old key", handOver(t, "w", "thief"), true},
 		{"the succession", grants[2], false},
 		{"a grant of the new key", grant(t, "w2", "w2", None, 11), false},
+		{"that the heir is so everywhere", handOver(t, "w", "w2", everywhere), false},
+		{"that another is the heir everywhere", handOver(t, "w", "thief", everywhere), true},
 	} {
 		if got := m.Refuses(&c.g); got != c.want {
 			t.Errorf("%s is refused: %v", c.name, got)
@@ -188,6 +190,29 @@ func TestReplacedKey(t *testing.T) {
 	m = Members(bucket, owner, append(grants, grant(t, "o", "w2", None, 11)))
 	if g := handOver(t, "w", "w4"); m.Refuses(&g) {
 		t.Error("another heir is refused although the first was revoked")
+	}
+}
+
+// TestHeirOfARevokedKey: who heard of the heir first, what the old key says of it
+// everywhere next, and then that the old key had been revoked before, lets the heir speak
+// for it once an admin lets that in, as those do who heard it the other way round.
+func TestHeirOfARevokedKey(t *testing.T) {
+	_, owner := node("o")
+	_, w := node("w")
+	_, w2 := node("w2")
+	member, heir, ever := grant(t, "o", "w", ReadWrite, 10), handOver(t, "w", "w2"), handOver(t, "w", "w2", everywhere)
+	revoked, letIn := grant(t, "o", "w", None, 11), grant(t, "o", "w2", ReadWrite, 10)
+	for _, order := range [][]Grant{{member, heir, ever, revoked, letIn}, {member, revoked, letIn, ever, heir}} {
+		var known []Grant
+		for _, g := range order {
+			if !Members(bucket, owner, known).Refuses(&g) {
+				known = append(known, g)
+			}
+		}
+		m := Members(bucket, owner, known)
+		if !m.Speaks(w2, w) || m.Role(w2) != ReadWrite || m.Role(w) != None {
+			t.Errorf("%d grants are known, w2 speaks for w: %v, roles %v and %v", len(known), m.Speaks(w2, w), m.Role(w2), m.Role(w))
+		}
 	}
 }
 
