@@ -403,11 +403,7 @@ func (r *Replica) redeem(k identity.Key, q joinRequest) (a joinAnswer, err error
 			return errTicket // revoked: no ticket, only a grant, lets it in again
 		}
 		if m.Role(k) < role {
-			name := q.Name
-			if !identity.ValidName(name) {
-				name = k.Short()
-			}
-			if err := r.grant(tx, sh, k, role, name, false); err != nil {
+			if err := r.grant(tx, sh, k, role, m.FreeName(k, q.Name), false); err != nil {
 				return err
 			}
 			if err := r.recount(tx, sh, m); err != nil {

@@ -98,7 +98,7 @@ they descend from. "alkfs sync branches" shows and changes that.`,
 	}
 	c.Flags().StringVar(&as, "as", "", "name of the bucket here (default: its name there)")
 	c.Flags().StringSliceVar(&branches, "branches", nil, "keep only branches whose names match: PATTERN,PATTERN… (default: all)")
-	c.Flags().StringVar(&self, "name", "", "what the others are to call this machine (default: its host name)")
+	c.Flags().StringVar(&self, "name", "", "what the others are to call this machine, with a number where that is taken (default: its host name)")
 	return c
 }
 

@@ -236,6 +236,31 @@ func TestMay(t *testing.T) {
 	}
 }
 
+func TestFreeName(t *testing.T) {
+	_, owner := node("o")
+	_, a := node("a")
+	_, c := node("c")
+	named := func(name string) func(*Grant) { return func(g *Grant) { g.Name = name } }
+	long := strings.Repeat("x", maxName)
+	old := grant(t, "o", "old", ReadWrite, 1, named("kept"))
+	m := Members(bucket, owner, []Grant{
+		grant(t, "o", "a", ReadWrite, 1, named("vm")), grant(t, "o", "b", ReadOnly, 1, named("vm-2")),
+		grant(t, "o", "gone", None, 2, named("was")), grant(t, "o", "d", ReadWrite, 1, named(long)),
+		old, handOver(t, "old", "new", keeping(old)),
+	})
+	for _, x := range []struct {
+		key        Key
+		wish, want string
+	}{
+		{c, "laptop", "laptop"}, {c, "vm", "vm-3"}, {a, "vm", "vm"}, {c, "was", "was-2"}, {c, "kept", "kept"}, {c, "old", "old-2"},
+		{c, long, c.Short()}, {c, "", c.Short()}, {c, "a\nb", c.Short()},
+	} {
+		if got := m.FreeName(x.key, x.wish); got != x.want {
+			t.Errorf("%q comes to %q, not %q", x.wish, got, x.want)
+		}
+	}
+}
+
 func TestEnvelope(t *testing.T) {
 	private, k := node("w")
 	e := Envelope{Document: Document{Bucket: bucket, Branch: [16]byte{2}, Dir: 77, Gen: 1}, Stream: Stream{3}, Seq: 9, Raw: []byte("raw")}

@@ -429,6 +429,23 @@ func (m *Membership) All() []Member {
 	return all
 }
 
+// FreeName returns a name for a node that joins: the one it wishes, with a number if
+// that is another's, or the beginning of its key.
+func (m *Membership) FreeName(k Key, wish string) string {
+	taken := map[string]bool{}
+	for _, o := range m.members {
+		taken[o.Name] = taken[o.Name] || o.Key != k && !o.Replaced
+	}
+	name := wish
+	for n := 2; taken[name] && name != ""; n++ {
+		name = fmt.Sprint(wish, "-", n)
+	}
+	if !ValidName(name) {
+		return k.Short()
+	}
+	return name
+}
+
 // Owner returns the present owner.
 func (m *Membership) Owner() Key {
 	for k, o := range m.members {
