@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/alkdev/alkfs/fusefs"
+	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
 
@@ -90,16 +91,27 @@ func (s *Store) Mount(ctx context.Context, spec Spec, dir string, o MountOptions
 	return m, nil
 }
 
-// WaitForBranch returns when the branch of spec is there: it may have to come from
-// another machine.
+// StillComing reports whether err is of a branch that has yet to come from another
+// machine, or is coming: WaitForBranch waits for it.
+func StillComing(err error) bool {
+	var nothing *NothingCameError
+	var some *pathtree.NotKeptError
+	return errors.As(err, &nothing) || errors.As(err, &some) && some.Keep == pathtree.Coming
+}
+
+// WaitForBranch returns when the branch of spec is there, and all of it: it may have to
+// come from another machine.
 func (s *Store) WaitForBranch(ctx context.Context, spec Spec) error {
 	for {
 		gen := s.db.Generation()
 		err := s.db.Read(func(tx *schema.Tx) error {
-			_, _, err := s.resolve(tx, spec)
+			b, at, err := s.resolve(tx, spec)
+			if err == nil {
+				_, err = s.tree.View(tx, b.ID, at)
+			}
 			return err
 		})
-		if !errors.Is(err, fs.ErrNotExist) {
+		if !errors.Is(err, fs.ErrNotExist) && !StillComing(err) {
 			return err
 		}
 		if _, err := s.db.Wait(ctx, gen); err != nil {

@@ -97,7 +97,7 @@ func (s *Store) answer(ctx context.Context, c *net.UnixConn) {
 	}
 	question, about, _ := strings.Cut(strings.TrimSpace(line), " for ")
 	switch question {
-	case askReach, askWhere, askCollect:
+	case askReach, askWhere, askCollect, askCompact:
 		s.answerSync(ctx, c, question, about)
 	case askStats:
 		_ = json.NewEncoder(c).Encode(s.Process())

@@ -22,6 +22,7 @@ const (
 	askReach   = "reach"   // for DURATION
 	askWhere   = "where"   // for HASH SIZE
 	askCollect = "collect" // for GRACE
+	askCompact = "compact" // for UUID
 )
 
 const wherePatience = 5 * time.Second // for members to look up a content
@@ -67,6 +68,9 @@ func (s *Store) answerSync(ctx context.Context, c *net.UnixConn, question, about
 		answerJSON(c, all, err)
 	case askWhere:
 		all, err := y.where(ctx, about)
+		answerJSON(c, all, err)
+	case askCompact:
+		all, err := y.compact(ctx, about)
 		answerJSON(c, all, err)
 	case askCollect:
 		one, err := y.collect(ctx, about)

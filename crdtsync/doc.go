@@ -79,8 +79,9 @@
 // safe. So it says that again with its new key, when that may write (sayAgain): the same
 // versions, in changes of its own, of those changes alone that were made here. It does
 // so in the transaction in which the grant comes, or at the next start, and knows what
-// it has said by the entries that count already. To have an admin accept the old key's changes was
-// the other way; nobody would know that it had to be done, and it lets a thief's count.
+// it has said by the entries that count already, and of which changes it said them
+// (disown). To have an admin accept the old key's changes was the other way; nobody
+// would know that it had to be done, and it lets a thief's count.
 //
 // # What is durable when
 //
@@ -88,6 +89,47 @@
 // committed before it is acknowledged; neither waits for the disk. A node that
 // loses its last moments in a power cut gets them back from whoever heard of
 // them, and begins a new stream, so that no number is used twice.
+//
+// # Compaction
+//
+// The changes of a bucket stay until the owner or an admin compacts it (Compact): it
+// packs all versions and records that are kept, as of one snapshot, and signs that
+// the pack has what all changes up to its ends came to, and how far each stream came
+// by then. The record travels with the grants, the pack is fetched in pieces that the
+// record names by hash, and who has it deletes those changes (Fold). A node that has
+// all of them need not look into the pack; one that lacks some takes it in, piece after
+// piece, makes the ends its marks, and takes back what is known to have come in a change
+// or pack that the ends cover and is not in the pack: something newer had come in its
+// place, and it would show as if it had been written at the same time. From there on
+// streams go on, checked by the hashes in the ends.
+//
+// A compaction counts when the owner has signed it. That of an admin is a proposal: the
+// owner's node signs it in its own name while the issuer is an admin still, all that
+// it covers counts, its changes are here, and its pack has nothing that no change said
+// (signProposals). That an admin's count while it is one was tried: who had followed
+// one before it heard that its issuer was revoked has deleted what others still ask
+// for, and could send them nothing until somebody accepted it.
+//
+// The pack is not changes of its author's stream in new documents: that would have
+// every change of a joiner's be checked by who speaks for whom, cost a signature, an
+// automerge document and an envelope for each directory, and have full nodes
+// import again what they had pruned. What the ends cover counts, also of who was
+// revoked and not heard so far: in a pack nobody can tell whose change a version came
+// with. So an end stops before the first change that does not count, or says
+// something that is unknown here, and such changes stay. A branch of which no record
+// counts is in the pack as that: others wrote to it, and what they forked from it counts.
+//
+// A compaction closes all generations of documents before its own. A change in one
+// that was made before its author heard of it counts by the chain of its stream
+// alone, everywhere, as what it depends on may be gone.
+//
+// A node that keeps some branches follows as well, and deletes the stubs: it has all
+// if nothing that it keeps is a stub, takes from a pack what it keeps, and keeps the
+// whole pack, since a branch that is taken up comes from there and a joiner may meet
+// nobody else. It cannot compact, nor can one that has stubs of what counts.
+//
+// The owner is believed about ends and pack: nodes that have everything hold it to the
+// hashes, one that joins cannot.
 //
 // # Trust
 //

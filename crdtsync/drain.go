@@ -160,7 +160,7 @@ func readOut(tx *schema.Tx, sh shared) ([]*pending, error) {
 	for _, o := range rows {
 		p := open[o.doc]
 		if p == nil {
-			d, err := writableDoc(tx, sh.bucket.ID, o.doc)
+			d, err := writableDoc(tx, sh, o.doc)
 			if err != nil {
 				return nil, err
 			}
@@ -182,13 +182,14 @@ func readOut(tx *schema.Tx, sh shared) ([]*pending, error) {
 }
 
 // writableDoc returns the newest generation of d, a fresh one where the last is full.
-func writableDoc(tx *schema.Tx, bucket int64, d identity.Document) (doc, error) {
-	r, err := makeDoc(tx, bucket, d, true)
+func writableDoc(tx *schema.Tx, sh shared, d identity.Document) (doc, error) {
+	d.Gen = sh.gen
+	r, err := makeDoc(tx, sh.bucket.ID, d, true)
 	if err != nil || !r.full {
 		return r, err
 	}
 	d.Gen = r.name.Gen + 1
-	return makeDoc(tx, bucket, d, false)
+	return makeDoc(tx, sh.bucket.ID, d, false)
 }
 
 // encode fills in c, the change that is made of p, whose place in its stream is set, and

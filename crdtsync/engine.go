@@ -72,6 +72,9 @@ type Engine struct {
 	nearby   map[identity.Key][]string // where a node was seen on the local network, the newest first
 	drained  uint32                    // generation of the database
 	fetching map[[16]byte]bool         // buckets of which a node is asked for changes
+
+	packsMu sync.Mutex             // guards packing
+	packing map[[32]byte]packClaim // by Compaction.Body: who fetches its pack
 }
 
 // live is a session with its link.
@@ -107,7 +110,7 @@ func NewEngine(r *Replica, net Network, o Options) *Engine {
 	e := &Engine{
 		Replica: r, o: o, addrs: o.Addrs, traffic: traffic{of: map[identity.Key]*meters{}},
 		sessions: map[identity.Key]*live{}, problems: map[identity.Key]problem{}, tried: map[identity.Key]uint64{},
-		nearby: map[identity.Key][]string{}, fetching: map[[16]byte]bool{},
+		nearby: map[identity.Key][]string{}, fetching: map[[16]byte]bool{}, packing: map[[32]byte]packClaim{},
 	}
 	e.net = e.traffic.meter(net)
 	return e
@@ -123,6 +126,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { cancel(e.drainLoop(ctx)) })
+	wg.Go(func() { e.foldLoop(ctx) })
 	wg.Go(func() { e.dialLoop(ctx, &wg) })
 	wg.Go(func() { e.release(ctx) })
 	wg.Go(func() {

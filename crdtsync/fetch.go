@@ -172,7 +172,7 @@ func (r *Replica) fillAll(tx *schema.Tx, uuid [16]byte, from identity.Key, in []
 		if !ok || !br.keep.Wanted() {
 			continue
 		}
-		err = a.place(tx, sh.bucket.ID, &change{arrived: stub.arrived, author: author, source: source})
+		err = a.place(tx, sh, &change{arrived: stub.arrived, author: author, source: source})
 		if errors.Is(err, errLater) {
 			continue // what it follows comes from somebody else
 		}

@@ -26,6 +26,10 @@ type message struct {
 	Filter  *filter  `cbor:"6,keyasint,omitempty"`
 	Need    *need    `cbor:"7,keyasint,omitempty"`
 	Found   *found   `cbor:"8,keyasint,omitempty"`
+
+	Compacted *compacted `cbor:"9,keyasint,omitempty"`
+	Want      *want      `cbor:"10,keyasint,omitempty"`
+	Pieces    *pieces    `cbor:"11,keyasint,omitempty"`
 }
 
 // hello is the first message of each side, and may come again when something

@@ -14,8 +14,9 @@ import (
 // are only ever added.
 type membership struct {
 	*identity.Membership
-	grants int64
-	owner  identity.Key // the first
+	grants      int64
+	compactions [2]int64     // countCompactions
+	owner       identity.Key // the first
 }
 
 // Membership returns who belongs to a bucket, by every grant that was heard.
@@ -35,10 +36,14 @@ func (r *Replica) membership(tx *schema.Tx, sh shared) (*identity.Membership, er
 	if err != nil {
 		return nil, err
 	}
+	compactions, err := countCompactions(tx, sh.bucket.ID)
+	if err != nil {
+		return nil, err
+	}
 	r.mu.Lock()
 	m, ok := r.members[sh.bucket.UUID]
 	r.mu.Unlock()
-	if ok && m.grants == n && m.owner == sh.owner {
+	if ok && m.grants == n && m.compactions == compactions && m.owner == sh.owner {
 		return m.Membership, nil
 	}
 	encoded, err := readGrants(tx, sh.bucket.ID)
@@ -54,8 +59,17 @@ func (r *Replica) membership(tx *schema.Tx, sh shared) (*identity.Membership, er
 		grants = append(grants, g)
 	}
 	made := identity.Members(sh.bucket.UUID, sh.owner, grants)
+	packed, err := r.rawCompactions(tx, sh.bucket.ID)
+	if err != nil {
+		return nil, err
+	}
+	var taken []identity.Compaction
+	for _, c := range packed {
+		taken = append(taken, c.Compaction)
+	}
+	made.TakeIn(taken)
 	r.mu.Lock()
-	r.members[sh.bucket.UUID] = membership{made, n, sh.owner}
+	r.members[sh.bucket.UUID] = membership{made, n, compactions, sh.owner}
 	r.mu.Unlock()
 	return made, nil
 }

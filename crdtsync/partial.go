@@ -186,6 +186,9 @@ func (r *Replica) takeUp(tx *schema.Tx, sh shared, b *branchRow) error {
 	if err := r.setKeep(tx, sh, b.id, coming); err != nil {
 		return err
 	}
+	if err := r.importFolded(tx, sh, b.uuid); err != nil {
+		return err
+	}
 	m, err := r.membership(tx, sh)
 	if err != nil {
 		return err
@@ -210,8 +213,12 @@ func (r *Replica) takeUp(tx *schema.Tx, sh shared, b *branchRow) error {
 	return r.show(tx, sh, b.id)
 }
 
-// show shows a branch that was coming if nothing of it is missing.
+// show shows a branch that was coming if nothing of it is missing, and no pack is on
+// its way into the tree.
 func (r *Replica) show(tx *schema.Tx, sh shared, branch int64) error {
+	if n, err := count(tx, `SELECT EXISTS (SELECT 1 FROM sync_compaction WHERE bucket = ? AND state = 0 AND taken > 0)`, sh.bucket.ID); err != nil || n > 0 {
+		return err
+	}
 	if n, _, err := r.wantedStubs(tx, sh, branch); err != nil || n > 0 {
 		return err
 	}
@@ -232,10 +239,7 @@ func (r *Replica) showAll(tx *schema.Tx, sh shared) error {
 // letGo ends keeping a branch, at once when there is nothing of it here. Otherwise
 // it stays until drop finds that another node has it.
 func (r *Replica) letGo(tx *schema.Tx, sh shared, b *branchRow) error {
-	s := tx.Stmt(`SELECT 1 FROM sync_doc WHERE bucket = ?1 AND branch = ?2 UNION ALL SELECT 1 FROM sync_out WHERE bucket = ?1 AND branch = ?2 LIMIT 1`)
-	s.BindInt64(1, sh.bucket.ID)
-	s.BindBytes(2, b.uuid[:])
-	some, err := s.Step()
+	some, err := hasSome(tx, sh, b.id, b.uuid)
 	if err != nil {
 		return err
 	}
@@ -243,6 +247,18 @@ func (r *Replica) letGo(tx *schema.Tx, sh shared, b *branchRow) error {
 		return r.setKeep(tx, sh, b.id, leaving)
 	}
 	return r.tree.DropVersions(tx, b.id)
+}
+
+// hasSome reports whether anything of a branch is here: changes, what is to become
+// some, or what a pack brought.
+func hasSome(tx *schema.Tx, sh shared, branch int64, uuid [16]byte) (bool, error) {
+	s := tx.Stmt(`SELECT 1 FROM sync_doc WHERE bucket = ?1 AND branch = ?2 UNION ALL SELECT 1 FROM sync_out WHERE bucket = ?1 AND branch = ?2
+		UNION ALL SELECT 1 FROM inode WHERE branch = ?3 UNION ALL SELECT 1 FROM dentry WHERE branch = ?3
+		UNION ALL SELECT 1 FROM xattr WHERE branch = ?3 UNION ALL SELECT 1 FROM aside WHERE branch = ?3 LIMIT 1`)
+	s.BindInt64(1, sh.bucket.ID)
+	s.BindBytes(2, uuid[:])
+	s.BindInt64(3, branch)
+	return s.Step()
 }
 
 // Patterns returns which branches of a bucket this node keeps; false: all.
@@ -425,6 +441,11 @@ func (r *Replica) drop(uuid [16]byte, branch [16]byte, has []Mark, void bool) er
 			return err
 		}
 		theirs := byStream(has)
+		if lacks, err := lacksFolded(tx, sh.bucket.ID, theirs); err != nil {
+			return err
+		} else if lacks {
+			return fmt.Errorf("%w: the other node has not all that a pack has", errHeld)
+		}
 		for i := range all {
 			c := &all[i]
 			if theirs[stream{c.Author, c.Stream}] < c.Seq || void && !m.Accepts(c.Author, c.Stream, c.Seq) {

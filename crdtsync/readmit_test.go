@@ -226,21 +226,6 @@ func (l *late) alike(t *testing.T, want string, all ...*store) {
 	}
 }
 
-// fsck holds the store to be whole.
-func (s *store) fsck() {
-	s.t.Helper()
-	err := s.db.Read(func(tx *schema.Tx) error {
-		return s.tree.Check(tx, func(problem string) {
-			if !strings.Contains(problem, "not in the blob store") {
-				s.t.Errorf("%s: %s", s.name, problem)
-			}
-		})
-	})
-	if err != nil {
-		s.t.Error(err)
-	}
-}
-
 // TestLateRecordsOfARevokedNode: what a revoked node said of branches, snapshots, merges
 // and the policy, and the one who revoked it had not heard, counts nowhere, also where it
 // came before the revocation; until it is accepted.
@@ -280,6 +265,89 @@ func TestLateRecordsOfARevokedNode(t *testing.T) {
 		}
 		l.alike(t, after, s)
 	}
+}
+
+// TestLateRecordsOnAPack: what a revoked node said in the place of records that are in a
+// pack alone is taken back to these.
+func TestLateRecordsOnAPack(t *testing.T) {
+	l := newLate(t)
+	l.a.compact(l.b)
+	for _, s := range []*store{l.c, l.d} {
+		if err := s.hear(l.a, l.b); err != nil || s.changes(l.b) != 0 {
+			t.Fatalf("%s keeps %d changes: %v", s.name, s.changes(l.b), err)
+		}
+	}
+	send(t, l.m, l.c, l.b)
+	after := l.c.bucketState(l.b)
+	if after != l.m.bucketState(l.b) || after == l.before {
+		t.Fatalf("c has\n%s\nm has\n%s", after, l.m.bucketState(l.b))
+	}
+	if err := l.a.Grant(l.b, l.m.Key(), identity.None, ""); err != nil {
+		t.Fatal(err)
+	}
+	l.round(t)
+	l.alike(t, l.before, l.a, l.c, l.d)
+	if err := l.a.Accept(l.b, l.m.Key()); err != nil {
+		t.Fatal(err)
+	}
+	l.round(t)
+	l.alike(t, after, l.a, l.c, l.d)
+}
+
+// TestJoinAPackWithALateBranch: one joins by a pack that has what others wrote to a
+// branch of which no record counts, and a branch that was forked from it.
+func TestJoinAPackWithALateBranch(t *testing.T) {
+	for _, admin := range []bool{false, true} {
+		t.Run(fmt.Sprint("by an admin: ", admin), func(t *testing.T) { joinWithALateBranch(t, admin) })
+	}
+}
+
+func joinWithALateBranch(t *testing.T, admin bool) {
+	l := newLate(t)
+	send(t, l.m, l.c, l.b)
+	l.c.put(l.b, "late", "of c", "c")
+	err := l.c.inBranch(l.b, "late", func(tx *schema.Tx, v *pathtree.View) error {
+		_, err := l.c.tree.CreateBranch(tx, v.Bucket().ID, "child", pathtree.Origin{Branch: v.Branch().ID})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.c.put(l.b, "child", "of child", "c")
+	if err := l.a.Grant(l.b, l.m.Key(), identity.None, ""); err != nil {
+		t.Fatal(err)
+	}
+	if admin {
+		if err := l.a.Grant(l.b, l.c.Key(), identity.Admin, "c"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.round(t)
+	if admin {
+		l.c.compact(l.b)
+		if err := l.a.hear(l.c, l.b); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		l.a.compact(l.b)
+	}
+	for _, s := range []*store{l.c, l.d} {
+		if err := s.hear(l.a, l.b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.m = newStore(t, "joiner")
+	l.m.admit(l.a, l.b, identity.ReadWrite)
+	if err := l.m.hear(l.a, l.b); err != nil {
+		t.Fatal(err)
+	}
+	send(t, l.a, l.m, l.b)
+	l.round(t)
+	want := l.a.bucketState(l.b)
+	if !strings.Contains(want, "branch child: [first of c of child]") || strings.Contains(want, "branch late") {
+		t.Errorf("a has\n%s", want)
+	}
+	l.alike(t, want, l.a, l.c, l.d, l.m)
 }
 
 // TestOthersOnALateBranch: what others wrote to a branch of which no record counts, and
@@ -484,6 +552,41 @@ func TestWhatTheOldKeySaysElsewhere(t *testing.T) {
 			t.Errorf("%s shows\n%s", s.name, l)
 		}
 	}
+}
+
+// What was said again, and then replaced and pruned everywhere before a compaction, is not
+// said once more.
+func TestSaidAgainAndCompacted(t *testing.T) {
+	a, c, b, _ := readmitted(t, identity.ReadWrite)
+	if err := a.Grant(b, c.Key(), identity.None, "c"); err != nil {
+		t.Fatal(err)
+	}
+	c.write(b, "more", "c")
+	if _, err := c.Drain(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	c.rotate()
+	c.letIn(a, b, identity.ReadWrite)
+	for i := range 3 {
+		c.write(b, "more", fmt.Sprint("again ", i))
+		send(t, c, a, b)
+	}
+	for _, s := range []*store{a, c} {
+		s.prune()
+	}
+	a.compact(b)
+	if err := c.hear(a, b); err != nil {
+		t.Fatal(err)
+	}
+	kept := len(c.versions(b))
+	c.Replica = c.withKey(c.private, c.past...)
+	if n, err := c.Drain(t.Context(), b); err != nil || n != 0 {
+		t.Errorf("%d changes made again, %v", n, err)
+	}
+	if got := c.versions(b); len(got) != kept {
+		t.Errorf("%d versions, and %d before", len(got), kept)
+	}
+	sameTrees(t, b, a, c)
 }
 
 // Let in as a reader it keeps what it wrote, and says how much, until it may write.

@@ -147,21 +147,29 @@ func open(b []byte, bucket [16]byte) (*arrival, error) {
 		return nil, fmt.Errorf("%w: a change of another bucket", ErrRefused)
 	}
 	a := &arrival{Envelope: e, encoded: b}
-	if e.Form == identity.Stub {
-		return a, nil
-	}
-	if a.change, a.hash, err = gate.Decode(e.Raw); err != nil {
+	if err := a.read(); err != nil {
 		return nil, fmt.Errorf("%w: a change of %s: %w", ErrRefused, e.Author.Short(), err)
 	}
-	if a.change.Actor != e.Stream {
-		return nil, fmt.Errorf("%w: a change of %s under another's name", ErrRefused, e.Author.Short())
+	return a, nil
+}
+
+// read decodes the change of a, unless it is a stub.
+func (a *arrival) read() (err error) {
+	if a.Form == identity.Stub {
+		return nil
+	}
+	if a.change, a.hash, err = gate.Decode(a.Raw); err != nil {
+		return err
+	}
+	if a.change.Actor != a.Stream {
+		return errors.New("under another's name")
 	}
 	for _, entry := range a.change.Entries {
-		err := decodeEntry(entry, e.Document, pathtree.NodeKey(e.Author), &a.batch)
+		err := decodeEntry(entry, a.Document, pathtree.NodeKey(a.Author), &a.batch)
 		if errors.Is(err, errUnknownKind) {
 			a.unknown++
 		} else if err != nil {
-			return nil, fmt.Errorf("%w: a change of %s: %w", ErrRefused, e.Author.Short(), err)
+			return err
 		}
 	}
 	name := func(id pathtree.VersionID) {
@@ -175,7 +183,7 @@ func open(b []byte, bucket [16]byte) (*arrival, error) {
 	for i := range a.batch.Records {
 		name(a.batch.Records[i].ID)
 	}
-	return a, nil
+	return nil
 }
 
 // opened opens the changes of a bucket whose envelopes are the first column of s. With of,
@@ -327,7 +335,7 @@ func (r *Replica) storeArrival(tx *schema.Tx, sh shared, source int64, a *arriva
 			return false, false, r.storeStub(tx, sh, source, author, &a.Envelope)
 		}
 	}
-	err = a.place(tx, bucket, &change{author: author, source: source})
+	err = a.place(tx, sh, &change{author: author, source: source})
 	if errors.Is(err, errLater) && a.Form == identity.Whole && b.id != 0 {
 		if more, err2 := hasStubs(tx, b.id); err2 != nil || more {
 			return false, false, cmp.Or(err2, r.storeStub(tx, sh, source, author, &a.Envelope))
@@ -341,18 +349,27 @@ func (r *Replica) storeArrival(tx *schema.Tx, sh shared, source int64, a *arriva
 
 // place puts a change in its document; errLater where something that it follows is
 // missing. Author, source and number of c are to be set.
-func (a *arrival) place(tx *schema.Tx, bucket int64, c *change) error {
-	d, ok, err := findDoc(tx, bucket, a.Document, false)
+func (a *arrival) place(tx *schema.Tx, sh shared, c *change) error {
+	if a.Gen > sh.gen+maxGenAhead {
+		return fmt.Errorf("%w: generation %d of a document, where %d is the newest", errLater, a.Gen, sh.gen)
+	}
+	c.closed = a.Gen < sh.gen
+	d, ok, err := findDoc(tx, sh.bucket.ID, a.Document, false)
 	if err != nil {
 		return err
 	}
-	if !ok && len(a.change.Deps) > 0 {
+	if !ok && len(a.change.Deps) > 0 && !c.closed {
 		return fmt.Errorf("%w: a dependency is missing", errLater)
 	}
 	if !ok {
-		if d, err = makeDoc(tx, bucket, a.Document, false); err != nil {
+		if d, err = makeDoc(tx, sh.bucket.ID, a.Document, false); err != nil {
 			return err
 		}
+	}
+	c.bucket, c.stream, c.seq, c.hash = sh.bucket.ID, a.Stream, a.Seq, a.hash
+	c.docseq, c.maxop, c.envelope = a.change.Seq, a.change.MaxOp(), a.encoded
+	if c.closed {
+		return placeLate(tx, c, d)
 	}
 	startOp, ok, err := opAfter(tx, d.id, a.change.Deps)
 	if err != nil {
@@ -361,7 +378,6 @@ func (a *arrival) place(tx *schema.Tx, bucket int64, c *change) error {
 	if !ok {
 		return fmt.Errorf("%w: a dependency is missing", errLater)
 	}
-	c.bucket, c.stream, c.seq, c.hash = bucket, a.Stream, a.Seq, a.hash
 	docseq, _, err := lastIn(tx, d.id, c)
 	if err != nil {
 		return err
@@ -370,6 +386,5 @@ func (a *arrival) place(tx *schema.Tx, bucket int64, c *change) error {
 		return fmt.Errorf("%w: a change of %s at operation %d, number %d, where %d and %d follow",
 			ErrRefused, a.Author.Short(), a.change.StartOp, a.change.Seq, startOp, docseq)
 	}
-	c.docseq, c.maxop, c.envelope = docseq, a.change.MaxOp(), a.encoded
 	return placeChange(tx, c, d, a.change.Deps)
 }

@@ -201,8 +201,22 @@ func decodeEntry(e gate.Entry, d identity.Document, author pathtree.NodeKey, b *
 }
 
 func decodeVersion(e gate.Entry, d identity.Document, author pathtree.NodeKey) (v pathtree.Version, err error) {
+	if v, err = readVersion(e.Key[0], e.Value, d, author); err != nil {
+		return v, err
+	}
+	again, err := encodeVersion(&v, author)
+	switch {
+	case err != nil:
+		return v, err
+	case again.Key != e.Key:
+		return v, errors.New("a version under the key of another")
+	}
+	return v, nil
+}
+
+func readVersion(kind byte, value []byte, d identity.Document, author pathtree.NodeKey) (v pathtree.Version, err error) {
 	var w wireVersion
-	if err := decMode.Unmarshal(e.Value, &w); err != nil {
+	if err := decMode.Unmarshal(value, &w); err != nil {
 		return v, err
 	}
 	v = pathtree.Version{
@@ -214,7 +228,7 @@ func decodeVersion(e gate.Entry, d identity.Document, author pathtree.NodeKey) (
 	for _, s := range w.Settles {
 		v.Settles = append(v.Settles, fromWire(s, author))
 	}
-	switch e.Key[0] {
+	switch kind {
 	case kindDentry:
 		v.Kind, v.Parent = pathtree.DentryVersion, pathtree.Ino(d.Dir)
 	case kindInode:
@@ -230,25 +244,15 @@ func decodeVersion(e gate.Entry, d identity.Document, author pathtree.NodeKey) (
 		if !w.Gone {
 			v.Value = append([]byte{}, w.Value...)
 		}
-	}
-	again, err := encodeVersion(&v, author)
-	switch {
-	case err != nil:
-		return v, err
-	case again.Key != e.Key:
-		return v, errors.New("a version under the key of another")
+	default:
+		return v, errUnknownKind
 	}
 	return v, nil
 }
 
 func decodeRecord(e gate.Entry, author pathtree.NodeKey) (r pathtree.BucketRecord, err error) {
-	var w wireRecord
-	if err := decMode.Unmarshal(e.Value, &w); err != nil {
+	if r, err = readRecord(e.Value, author); err != nil {
 		return r, err
-	}
-	r = pathtree.BucketRecord{
-		Kind: pathtree.RecordKind(w.Kind), ID: fromWire(w.ID, author), UUID: w.UUID, Name: w.Name, Parent: w.Parent,
-		Fork: schema.Stamp(w.Fork), Live: w.Live, At: schema.Stamp(w.At), Created: w.Created, Message: w.Message, Policy: w.Policy,
 	}
 	again, err := encodeRecord(&r, author)
 	switch {
@@ -258,4 +262,13 @@ func decodeRecord(e gate.Entry, author pathtree.NodeKey) (r pathtree.BucketRecor
 		return r, errors.New("a record under the key of another")
 	}
 	return r, nil
+}
+
+func readRecord(value []byte, author pathtree.NodeKey) (r pathtree.BucketRecord, err error) {
+	var w wireRecord
+	err = decMode.Unmarshal(value, &w)
+	return pathtree.BucketRecord{
+		Kind: pathtree.RecordKind(w.Kind), ID: fromWire(w.ID, author), UUID: w.UUID, Name: w.Name, Parent: w.Parent,
+		Fork: schema.Stamp(w.Fork), Live: w.Live, At: schema.Stamp(w.At), Created: w.Created, Message: w.Message, Policy: w.Policy,
+	}, err
 }

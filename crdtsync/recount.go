@@ -1,6 +1,7 @@
 package crdtsync
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -133,8 +134,8 @@ func judged(tx *schema.Tx, sh shared, before, now *identity.Membership) (all []*
 	return all, nil
 }
 
-// sayings are what is said in some documents by changes that count, or will be by what
-// this node has yet to send.
+// sayings are what is said in some documents by changes that count and packs in the place
+// of such, or will be by what this node has yet to send.
 type sayings struct {
 	keys    map[identity.Document]map[string]bool // of entries, by document, of whatever generation
 	records []pathtree.BucketRecord
@@ -156,7 +157,63 @@ func (r *Replica) said(tx *schema.Tx, sh shared, m *identity.Membership, of []*a
 			return nil, err
 		}
 	}
-	return t, nil
+	return t, r.inPacks(tx, sh, t)
+}
+
+// inPacks adds to t what the pieces of packs say that are in the tree.
+func (r *Replica) inPacks(tx *schema.Tx, sh shared, t *sayings) error {
+	if len(t.keys) == 0 {
+		return nil
+	}
+	_, bucket := t.keys[identity.Document{Bucket: sh.bucket.UUID}]
+	recordsAlone := bucket && len(t.keys) == 1
+	all, err := r.rawCompactions(tx, sh.bucket.ID)
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		for i := range c.inTree() {
+			b, err := pieceAt(context.Background(), tx, sh.bucket.ID, &c.Compaction, i)
+			if err != nil {
+				return err
+			}
+			if recordsAlone && !b.ofBucket() {
+				break // they come first
+			}
+			if err := t.inPiece(sh, b.Batch); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (t *sayings) inPiece(sh shared, b pathtree.Batch) error {
+	for i := range b.Versions {
+		v := &b.Versions[i]
+		keys := t.keys[identity.Document{Bucket: sh.bucket.UUID, Branch: v.Branch, Dir: uint64(v.Dir())}]
+		if keys == nil {
+			continue
+		}
+		e, err := encodeVersion(v, pathtree.NodeKey{})
+		if err != nil {
+			return err
+		}
+		keys[e.Key] = true
+	}
+	keys := t.keys[identity.Document{Bucket: sh.bucket.UUID}]
+	if keys == nil {
+		return nil
+	}
+	for i := range b.Records {
+		e, err := encodeRecord(&b.Records[i], pathtree.NodeKey{})
+		if err != nil {
+			return err
+		}
+		keys[e.Key] = true
+	}
+	t.records = append(t.records, b.Records...)
+	return nil
 }
 
 func (t *sayings) inChanges(tx *schema.Tx, sh shared, m *identity.Membership, d identity.Document) error {
@@ -257,6 +314,9 @@ func (r *Replica) sayAgain(tx *schema.Tx, sh shared) error {
 	for _, a := range all {
 		var b pathtree.Batch
 		entries, err := said.not(a, &b)
+		if err == nil {
+			err = disown(tx, sh, a)
+		}
 		if err != nil {
 			return err
 		}
@@ -309,6 +369,19 @@ func (r *Replica) writtenBefore(tx *schema.Tx, sh shared, m *identity.Membership
 	return all, nil
 }
 
+// disown notes of a change that was said again that it is none to be said again: what
+// it said may be pruned, and then no pack has it.
+func disown(tx *schema.Tx, sh shared, a *arrival) error {
+	s := tx.Stmt(`UPDATE sync_change SET source = author WHERE bucket = ? AND stream = ? AND seq = ?
+		AND author = (SELECT id FROM node WHERE key = ?)`)
+	s.BindInt64(1, sh.bucket.ID)
+	s.BindBytes(2, a.Stream[:])
+	s.BindInt64(3, int64(a.Seq))
+	s.BindBytes(4, a.Author[:])
+	_, err := s.Step()
+	return err
+}
+
 // markFull has changes of a document go into its next generation: an entry is in a
 // document once.
 func markFull(tx *schema.Tx, sh shared, d identity.Document) error {
@@ -316,7 +389,7 @@ func markFull(tx *schema.Tx, sh shared, d identity.Document) error {
 	if err != nil || !ok {
 		return err
 	}
-	s := tx.Stmt(`UPDATE sync_doc SET bad = 1 WHERE id = ?`)
+	s := tx.Stmt(`UPDATE sync_doc SET full = 1 WHERE id = ?`)
 	s.BindInt64(1, o.id)
 	_, err = s.Step()
 	return err

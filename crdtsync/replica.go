@@ -29,13 +29,19 @@ type Replica struct {
 	log     *slog.Logger
 	now     func() time.Time
 
-	news  signal     // changes came in, or were made
-	drain sync.Mutex // held while changes are made of what was taken for sending
+	news    signal        // changes came in, or were made
+	packs   signal        // compactions, or pieces of their packs, did
+	drain   chan struct{} // holds one while changes are made of what was taken for sending
+	folding chan struct{} // holds one while a pack is made or put in the place of changes
 
 	again map[[16]byte]bool // buckets that were looked at by sayOnce; guarded by drain
 
-	mu      sync.Mutex // guards members
-	members map[[16]byte]membership
+	mu          sync.Mutex // guards what follows
+	members     map[[16]byte]membership
+	compactions map[[32]byte]compaction // by hash: those that were read
+	distrusted  map[[32]byte]bool       // by hash: those that this node cannot follow
+
+	pieceVersions int // of a pack
 }
 
 // Config configures NewReplica.
@@ -53,6 +59,8 @@ func NewReplica(c Config) *Replica {
 	r := &Replica{
 		db: c.DB, tree: c.Tree, private: c.Private, past: c.Past, key: identity.KeyOf(c.Private),
 		log: c.Logger, now: c.Now, again: map[[16]byte]bool{}, members: map[[16]byte]membership{},
+		compactions: map[[32]byte]compaction{}, distrusted: map[[32]byte]bool{}, pieceVersions: pieceVersions,
+		drain: make(chan struct{}, 1), folding: make(chan struct{}, 1),
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -182,8 +190,8 @@ func insertShared(tx *schema.Tx, bucket int64, owner identity.Key) error {
 // Drain, and returns how many. They are committed when it returns. With nothing to
 // do it writes nothing: who waits for commits to drain would never rest.
 func (r *Replica) Drain(ctx context.Context, uuid [16]byte) (n int, err error) {
-	r.drain.Lock()
-	defer r.drain.Unlock()
+	r.drain <- struct{}{}
+	defer func() { <-r.drain }()
 	m, err := r.Membership(uuid)
 	if err != nil {
 		return 0, err

@@ -82,6 +82,15 @@ func (r *Replica) handOver(tx *schema.Tx, sh shared, next identity.Key) error {
 			g.Kept = append(g.Kept, identity.GrantHash(b))
 		}
 	}
+	packed, err := r.rawCompactions(tx, sh.bucket.ID)
+	if err != nil {
+		return err
+	}
+	for _, c := range packed {
+		if c.Issuer == r.key {
+			g.Kept = append(g.Kept, c.hash)
+		}
+	}
 	b, err := g.Seal(r.private)
 	if err != nil {
 		return err

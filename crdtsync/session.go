@@ -35,6 +35,9 @@ type session struct {
 	own     []string     // addresses in the last hello
 	others  []peerPlaces // in the last hello
 	acks    signal
+
+	granting chan struct{} // holds one while grants are sent
+	packs    signal        // something is to be told, asked or answered about packs
 }
 
 // feed is what goes to the peer of one bucket.
@@ -55,11 +58,19 @@ type feed struct {
 	needs    chan *need  // that the peer asks for
 	asking   *asking     // what the peer was asked for; nil: nothing
 	wants    cachedWants // only for what sends
+	packs    packFeed
+}
+
+func newFeed() *feed {
+	return &feed{
+		marks: make(chan *marks, 1), needs: make(chan *need, 1),
+		packs: packFeed{told: map[[32]byte]bool{}, theirs: map[[32]byte]bool{}, without: map[[32]byte]bool{}},
+	}
 }
 
 func newSession(e *Engine, peer identity.Key, w io.Writer) *session {
 	return &session{
-		e: e, peer: peer, w: w, send: make(chan struct{}, 1), greeted: make(chan struct{}), buckets: map[[16]byte]*feed{},
+		e: e, peer: peer, w: w, send: make(chan struct{}, 1), granting: make(chan struct{}, 1), greeted: make(chan struct{}), buckets: map[[16]byte]*feed{},
 	}
 }
 
@@ -86,6 +97,7 @@ func (s *session) run(ctx context.Context, stream io.ReadCloser) error {
 		cancel(err)
 	})
 	wg.Go(func() { cancel(s.acknowledge(ctx)) })
+	wg.Go(func() { cancel(s.exchangePacks(ctx)) })
 	wg.Go(func() { cancel(s.read(ctx, &wg, cancel, bufio.NewReaderSize(stream, 64<<10))) })
 	<-ctx.Done()
 	return context.Cause(ctx)
@@ -132,6 +144,12 @@ func (s *session) read(ctx context.Context, wg *sync.WaitGroup, cancel context.C
 			err = s.gotNeed(m.Need)
 		case m.Found != nil:
 			err = s.gotFound(m.Found)
+		case m.Compacted != nil:
+			err = s.gotCompacted(m.Compacted)
+		case m.Want != nil:
+			s.gotWant(m.Want)
+		case m.Pieces != nil:
+			err = s.gotPieces(m.Pieces)
 		}
 		if err != nil {
 			return err
@@ -158,7 +176,7 @@ func (s *session) gotHello(ctx context.Context, wg *sync.WaitGroup, cancel conte
 		}
 		s.mu.Lock()
 		_, have := s.buckets[b]
-		f := &feed{marks: make(chan *marks, 1), needs: make(chan *need, 1)}
+		f := newFeed()
 		if !have {
 			s.buckets[b] = f
 		}
@@ -183,6 +201,8 @@ func (s *session) gotHello(ctx context.Context, wg *sync.WaitGroup, cancel conte
 }
 
 func (s *session) sendGrants(b [16]byte, f *feed) error {
+	s.granting <- struct{}{}
+	defer func() { <-s.granting }()
 	s.mu.Lock()
 	after := f.grants
 	s.mu.Unlock()
@@ -330,6 +350,7 @@ func (s *session) feed(ctx context.Context, b [16]byte, f *feed) error {
 	if err := s.sendGrants(b, f); err != nil {
 		return err
 	}
+	s.packs.wake()
 	if err := s.sendMarks(b, f, 0); err != nil {
 		return err
 	}
@@ -343,16 +364,24 @@ func (s *session) feed(ctx context.Context, b [16]byte, f *feed) error {
 		if err := s.catchUp(ctx, b, f, theirs.Marks); err != nil {
 			return err
 		}
+		lacks, err := s.e.lacksPack(b, theirs.Marks)
+		if err != nil {
+			return err
+		}
+		var later uint64 // what is to be answered once the peer has the pack
+		if lacks {
+			later, theirs.Ask = theirs.Ask, 0
+		}
 		if theirs.Ask != 0 || s.unseen(f) {
 			if err := s.sendMarks(b, f, theirs.Ask); err != nil {
 				return err
 			}
 		}
 		var again bool
-		var err error
 		if theirs, again, err = s.follow(ctx, b, f); err != nil || !again {
 			return err
 		}
+		theirs.Ask = max(theirs.Ask, later)
 	}
 }
 

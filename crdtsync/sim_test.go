@@ -54,24 +54,25 @@ func TestSimulation(t *testing.T) {
 
 // sim is one history.
 type sim struct {
-	t        *testing.T
-	seed     uint64
-	rng      *rand.Rand
-	root     string
-	net      *simNet
-	nodes    []*simNode
-	bucket   [16]byte
-	roles    bool   // they change
-	keys     bool   // they are replaced
-	outlaw   string // name of the node that is shut out in the end, wherever its changes have got to; "": none
-	bytes    bool   // files have content
-	prunes   bool   // history is, too
-	texts    simTexts
-	serial   int
-	busy     sync.WaitGroup // byte operations that take their time
-	trace    *simTrace
-	filters  simFilters
-	sessions simSessions
+	t           *testing.T
+	seed        uint64
+	rng         *rand.Rand
+	root        string
+	net         *simNet
+	nodes       []*simNode
+	bucket      [16]byte
+	roles       bool   // they change
+	keys        bool   // they are replaced
+	outlaw      string // name of the node that is shut out in the end, wherever its changes have got to; "": none
+	bytes       bool   // files have content
+	prunes      bool   // history is, too
+	texts       simTexts
+	serial      int
+	busy        sync.WaitGroup // byte operations that take their time
+	trace       *simTrace
+	filters     simFilters
+	sessions    simSessions
+	compactions simCompactions
 }
 
 func (s *sim) logf(format string, args ...any) { s.trace.did(format, args...) }
@@ -111,7 +112,7 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 	synctest.Test(t, func(t *testing.T) {
 		seedRuntime(seed)
 		trace = &simTrace{began: time.Now()}
-		s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), root: root, net: newSimNet(seed, trace), trace: trace, filters: newSimFilters(seed)}
+		s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), root: root, net: newSimNet(seed, trace), trace: trace, filters: newSimFilters(seed), compactions: newSimCompactions(seed)}
 		s.texts.all = map[blobstore.Hash][]byte{}
 		s.bytes = s.rng.IntN(4) == 0
 		s.prunes = s.bytes && s.rng.IntN(2) == 0
@@ -132,6 +133,7 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 			s.pause()
 			s.refilter()
 			s.work()
+			s.compact()
 			switch {
 			case s.rng.IntN(6) == 0:
 				s.fault()
@@ -335,7 +337,7 @@ func (s *sim) same() bool {
 			return false
 		}
 	}
-	return true
+	return s.compacted()
 }
 
 // grants returns all that n heard, in a form that can be compared.

@@ -52,7 +52,7 @@ func (s *sim) checkKept() {
 }
 
 // checkSent holds the first node, which has the same as the others, to have every
-// version and record that any change has brought which counts, and none that only
+// version and record that any change or pack has brought which counts, and none that only
 // others have. Of records it has the newest of each thing.
 func (s *sim) checkSent() {
 	n := s.nodes[0]
@@ -68,21 +68,25 @@ func (s *sim) checkSent() {
 	n.must(err)
 	counts := map[string]bool{}             // by version: whether a change that counts says it
 	last := map[string]pathtree.VersionID{} // by thing: the newest record that counts
-	for _, c := range all {
-		a, err := open(c.Envelope, s.bucket)
-		n.must(err)
-		for i := range a.batch.Versions {
-			v := &a.batch.Versions[i]
+	add := func(b pathtree.Batch, does bool) {
+		for i := range b.Versions {
+			v := &b.Versions[i]
 			k := thingKey(v) + v.ID.String()
-			counts[k] = counts[k] || a.counts(m)
+			counts[k] = counts[k] || does
 		}
-		for i := range a.batch.Records {
-			r := &a.batch.Records[i]
-			if k := recordKey(r); a.counts(m) && last[k].Compare(r.ID) < 0 {
+		for i := range b.Records {
+			r := &b.Records[i]
+			if k := recordKey(r); does && last[k].Compare(r.ID) < 0 {
 				last[k] = r.ID
 			}
 		}
 	}
+	for _, c := range all {
+		a, err := open(c.Envelope, s.bucket)
+		n.must(err)
+		add(a.batch, a.counts(m))
+	}
+	n.eachPacked(func(b pathtree.Batch) { add(b, true) })
 	for k, counts := range counts {
 		if have[k] != counts {
 			s.fatalf("%s is here: %v, counts: %v", k, have[k], counts)

@@ -122,6 +122,9 @@ func (n *simNode) files() (all []simFile) {
 		}
 		for _, b := range branches {
 			v, err := n.tree.View(tx, b.ID, 0)
+			if errors.Is(err, pathtree.ErrNotKept) {
+				continue // what it descends from is still coming
+			}
 			if err != nil {
 				return err
 			}

@@ -98,6 +98,7 @@ func (n *simNode) replica(log *slog.Logger) {
 	n.Replica = NewReplica(Config{
 		DB: n.db, Tree: n.tree, Private: n.keys[len(n.keys)-1], Past: n.past, Logger: log, Now: n.now,
 	})
+	n.pieceVersions = 5
 	for i := range n.Replica.stream {
 		n.Replica.stream[i] = byte(n.rng.Uint32())
 	}

@@ -14,6 +14,7 @@ type BucketStatus struct {
 	Name    string
 	Role    identity.Role // of this node
 	Changes int64         // kept here, of all authors (CountChanges)
+	Packed  int64         // changes in whose place a pack is
 	Waiting int64         // versions of this node's that are not in a change yet; of a reader's they stay here
 	Void    int64         // changes of this node's that do not count, and are not sent: it may not write, and who says so had not heard them
 	Stubs   int64         // changes of branches that are not kept here, of which only the hash is here
@@ -108,6 +109,9 @@ func (r *Replica) status(tx *schema.Tx, sh shared) (st BucketStatus, err error) 
 		return st, err
 	}
 	if st.Lacks, _, err = r.wantedStubs(tx, sh, 0); err != nil {
+		return st, err
+	}
+	if st.Packed, err = count(tx, `SELECT coalesce(sum(folded), 0) FROM sync_stream WHERE bucket = ?`, sh.bucket.ID); err != nil {
 		return st, err
 	}
 	st.Stubs, err = count(tx, `SELECT count(*) FROM sync_stub WHERE bucket = ?`, sh.bucket.ID)

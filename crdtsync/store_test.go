@@ -30,7 +30,13 @@ type store struct {
 
 func newStore(t testing.TB, name string) *store {
 	t.Helper()
-	s := &store{t: t, name: name, dir: t.TempDir()}
+	return openStore(t, name, t.TempDir())
+}
+
+// openStore opens the store of a node in dir.
+func openStore(t testing.TB, name, dir string) *store {
+	t.Helper()
+	s := &store{t: t, name: name, dir: dir}
 	s.open()
 	t.Cleanup(func() {
 		if err := s.db.Close(); err != nil {

@@ -146,10 +146,7 @@ func (r *Replica) storeStub(tx *schema.Tx, sh shared, source, author int64, e *i
 	if b.keep != kept {
 		return nil
 	}
-	s := tx.Stmt(`SELECT 1 FROM sync_doc WHERE bucket = ? AND branch = ? LIMIT 1`)
-	s.BindInt64(1, sh.bucket.ID)
-	s.BindBytes(2, e.Branch[:])
-	if shown, err := s.Step(); err != nil || shown {
+	if some, err := hasSome(tx, sh, b.id, e.Branch); err != nil || some {
 		return err
 	}
 	return r.setKeep(tx, sh, b.id, coming)

@@ -10,14 +10,23 @@ import (
 	"github.com/alkdev/alkfs/schema"
 )
 
-// nodeID returns the local number of a node, giving it one.
-func nodeID(tx *schema.Tx, k identity.Key) (id int64, err error) {
+// findNode returns the local number of a node, 0 when it has none.
+func findNode(tx *schema.Tx, k identity.Key) (id int64, err error) {
 	s := tx.Stmt(`SELECT id FROM node WHERE key = ?`)
 	s.BindBytes(1, k[:])
-	if ok, err := s.Step(); err != nil || ok {
-		return s.ColumnInt64(0), err
+	ok, err := s.Step()
+	if err != nil || !ok {
+		return 0, err
 	}
-	s = tx.Stmt(`INSERT INTO node (key) VALUES (?) RETURNING id`)
+	return s.ColumnInt64(0), nil
+}
+
+// nodeID is findNode, and gives a number.
+func nodeID(tx *schema.Tx, k identity.Key) (id int64, err error) {
+	if id, err = findNode(tx, k); err != nil || id != 0 {
+		return id, err
+	}
+	s := tx.Stmt(`INSERT INTO node (key) VALUES (?) RETURNING id`)
 	s.BindBytes(1, k[:])
 	if _, err = s.Step(); err != nil {
 		return 0, err
@@ -35,7 +44,7 @@ type doc struct {
 	full  bool
 }
 
-const selectDoc = `SELECT id, gen, heads, bad FROM sync_doc WHERE bucket = ? AND branch = ? AND dir = ? AND gen >= ? ORDER BY gen DESC`
+const selectDoc = `SELECT id, gen, heads, full FROM sync_doc WHERE bucket = ? AND branch = ? AND dir = ? AND gen >= ? ORDER BY gen DESC`
 
 // findDoc returns the row of document d of the local bucket; false when there
 // is none. With newest, it is of the greatest generation from d.Gen on.
@@ -99,6 +108,7 @@ type change struct {
 	source   int64
 	envelope []byte
 	last     [32]byte // Hash of the envelope
+	closed   bool     // the document's generation is: it is not on top of anything there
 }
 
 // insertChange adds c as the newest, with the heads and the stream it moves.
@@ -132,6 +142,9 @@ func placeChange(tx *schema.Tx, c *change, d doc, deps []gate.Hash) (err error) 
 	s.BindBytes(10, c.envelope)
 	if _, err := s.Step(); err != nil {
 		return err
+	}
+	if c.closed {
+		return nil
 	}
 	heads := slices.DeleteFunc(slices.Clone(d.heads), func(h gate.Hash) bool { return slices.Contains(deps, h) })
 	heads = append(heads, c.hash)
@@ -234,6 +247,7 @@ func lastIn(tx *schema.Tx, d int64, c *change) (docseq uint64, h gate.Hash, err 
 type shared struct {
 	bucket pathtree.Bucket
 	owner  identity.Key
+	gen    uint32 // documents of lesser generations are closed
 }
 
 // sharedBuckets returns the buckets that are shared.
@@ -255,12 +269,12 @@ func (r *Replica) sharedBuckets(tx *schema.Tx) (all []shared, err error) {
 }
 
 func findShared(tx *schema.Tx, b pathtree.Bucket) (sh shared, ok bool, err error) {
-	s := tx.Stmt(`SELECT owner FROM sync_bucket WHERE bucket = ?`)
+	s := tx.Stmt(`SELECT owner, gen FROM sync_bucket WHERE bucket = ?`)
 	s.BindInt64(1, b.ID)
 	if ok, err = s.Step(); err != nil || !ok {
 		return sh, false, err
 	}
-	sh = shared{bucket: b}
+	sh = shared{bucket: b, gen: uint32(s.ColumnInt64(1))}
 	s.ColumnBytes(0, sh.owner[:])
 	return sh, true, nil
 }

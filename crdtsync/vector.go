@@ -79,7 +79,7 @@ func lead(marks, others []Mark) (n int64) {
 // of the changes that a node with these marks does not have, up to and
 // including the newest, whose number it returns too. Those of this node's own that do
 // not count, as it may no longer write, are left out: whoever knows that would drop
-// it for them.
+// it for them. None where it needs a pack first.
 func (r *Replica) Missing(uuid [16]byte, theirs []Mark) (arrived []int64, newest int64, err error) {
 	have := byStream(theirs)
 	err = r.db.Read(func(tx *schema.Tx) error {
@@ -87,6 +87,12 @@ func (r *Replica) Missing(uuid [16]byte, theirs []Mark) (arrived []int64, newest
 		sh, err := r.lookup(tx, uuid)
 		if err != nil {
 			return err
+		}
+		if newest, err = newestArrival(tx, sh.bucket.ID); err != nil {
+			return err
+		}
+		if lacks, err := lacksFolded(tx, sh.bucket.ID, have); err != nil || lacks {
+			return err // the pack comes first
 		}
 		ours, err := readMarks(tx, sh.bucket.ID)
 		if err != nil {
@@ -106,8 +112,7 @@ func (r *Replica) Missing(uuid [16]byte, theirs []Mark) (arrived []int64, newest
 				}
 			}
 		}
-		newest, err = newestArrival(tx, sh.bucket.ID)
-		return err
+		return nil
 	})
 	slices.SortFunc(arrived, func(a, b int64) int { return cmp.Compare(a, b) })
 	return arrived, newest, err

@@ -36,6 +36,28 @@ func (t *Tree) noteBranches(tx *schema.Tx, bucket int64, rs []BucketRecord) erro
 	})
 }
 
+// VoidBranches returns the branches of which no record counts, as NoteBranches takes
+// them.
+func (t *Tree) VoidBranches(tx *schema.Tx, bucket int64) (all []BucketRecord, err error) {
+	s := tx.Stmt(`SELECT b.uuid, b.name, coalesce(b.fork, 0), b.live, b.created, p.uuid FROM branch b LEFT JOIN branch p ON p.id = b.parent
+		WHERE b.bucket = ? AND b.deleted = ? ORDER BY b.id`)
+	s.BindInt64(1, bucket)
+	s.BindInt64(2, int64(uncounted))
+	for err := range schema.Rows(s) {
+		if err != nil {
+			return nil, fail("list", "", err)
+		}
+		r := BucketRecord{
+			Kind: BranchRecord, ID: VersionID{Stamp: uncounted}, Name: s.ColumnText(1),
+			Fork: schema.Stamp(s.ColumnInt64(2)), Live: s.ColumnBool(3), Created: s.ColumnInt64(4),
+		}
+		s.ColumnBytes(0, r.UUID[:])
+		s.ColumnBytes(5, r.Parent[:])
+		all = append(all, r)
+	}
+	return all, nil
+}
+
 // RetractRecords takes back records that ImportBucket brought. Others are those that
 // count of the same things, at least: of these the newest then counts. Without one
 //

@@ -411,65 +411,59 @@ func (x *exchange) home(i Ino) (Ino, error) {
 
 const ofBranch = " WHERE branch = ?1 AND stamp > ?2 AND stamp <= ?4 AND (node = ?3 OR ?3 = 0) AND node < 2000000000 ORDER BY stamp"
 
-func (x *exchange) list(query string, branch int64, after, upTo schema.Stamp, node int64, row func(s *sqlite.Stmt) error) error {
+func (x *exchange) list(query string, branch int64, after, upTo schema.Stamp, node int64, scan func(s *sqlite.Stmt) (Version, version, error)) (vs []Version, at []version, err error) {
 	s := x.tx.Stmt(query + ofBranch)
 	s.BindInt64(1, branch)
 	s.BindInt64(2, int64(after))
 	s.BindInt64(3, node)
 	s.BindInt64(4, int64(upTo))
-	for {
-		ok, err := s.Step()
-		if err != nil || !ok {
-			return err
+	for err := range schema.Rows(s) {
+		if err != nil {
+			return nil, nil, err
 		}
-		if err := row(s); err != nil {
-			return err
+		v, p, err := scan(s)
+		if err != nil {
+			return nil, nil, err
 		}
+		vs, at = append(vs, v), append(at, p)
 	}
+	return vs, at, nil
 }
 
 func (x *exchange) dentryVersions(branch int64, after, upTo schema.Stamp, node int64) (vs []Version, at []version, err error) {
-	err = x.list("SELECT branch, stamp, node, parent, name, ino, kind FROM dentry", branch, after, upTo, node, func(s *sqlite.Stmt) error {
-		vs = append(vs, Version{
-			Kind: DentryVersion, Parent: Ino(s.ColumnInt64(3)), Name: s.ColumnText(4),
-			Ino: Ino(s.ColumnInt64(5)), FileType: uint32(s.ColumnInt64(6)) << 12,
-		})
-		at = append(at, columnVersion(s))
-		return nil
-	})
-	return vs, at, err
+	return x.list("SELECT branch, stamp, node, parent, name, ino, kind FROM dentry", branch, after, upTo, node, scanDentryVersion)
+}
+
+func scanDentryVersion(s *sqlite.Stmt) (Version, version, error) {
+	return Version{
+		Kind: DentryVersion, Parent: Ino(s.ColumnInt64(3)), Name: s.ColumnText(4),
+		Ino: Ino(s.ColumnInt64(5)), FileType: uint32(s.ColumnInt64(6)) << 12,
+	}, columnVersion(s), nil
 }
 
 func (x *exchange) inodeVersions(branch int64, after, upTo schema.Stamp, node int64) (vs []Version, at []version, err error) {
-	err = x.list("SELECT "+inodeColumns+" FROM inode", branch, after, upTo, node, func(s *sqlite.Stmt) error {
-		var r inodeRow
-		scanInode(s, &r)
-		vs = append(vs, Version{Kind: InodeVersion, Ino: r.Ino, Home: r.Home, Inode: toInode(&r)})
-		at = append(at, r.version())
-		return nil
-	})
-	return vs, at, err
+	return x.list("SELECT "+inodeColumns+" FROM inode", branch, after, upTo, node, scanInodeVersion)
+}
+
+func scanInodeVersion(s *sqlite.Stmt) (Version, version, error) {
+	var r inodeRow
+	scanInode(s, &r)
+	return Version{Kind: InodeVersion, Ino: r.Ino, Home: r.Home, Inode: toInode(&r)}, r.version(), nil
 }
 
 func (x *exchange) xattrVersions(branch int64, after, upTo schema.Stamp, node int64) (vs []Version, at []version, err error) {
-	err = x.list("SELECT branch, stamp, node, ino, name, value FROM xattr", branch, after, upTo, node, func(s *sqlite.Stmt) error {
-		v := Version{Kind: XattrVersion, Ino: Ino(s.ColumnInt64(3)), Name: s.ColumnText(4)}
-		if s.ColumnType(5) != sqlite.TypeNull {
-			v.Value = schema.Bytes(s, 5)
-		}
-		vs = append(vs, v)
-		at = append(at, columnVersion(s))
-		return nil
-	})
-	return vs, at, err
+	return x.list("SELECT branch, stamp, node, ino, name, value FROM xattr", branch, after, upTo, node, scanXattrVersion)
+}
+
+func scanXattrVersion(s *sqlite.Stmt) (Version, version, error) {
+	return Version{Kind: XattrVersion, Ino: Ino(s.ColumnInt64(3)), Name: s.ColumnText(4), Value: columnValue(s, 5)}, columnVersion(s), nil
 }
 
 func (x *exchange) asideVersions(branch int64, after, upTo schema.Stamp, node int64) (vs []Version, at []version, err error) {
-	err = x.list("SELECT branch, stamp, node, body FROM aside", branch, after, upTo, node, func(s *sqlite.Stmt) error {
-		p := schema.Bytes(s, 3)
-		v, err := decodeVersion(p)
-		vs, at = append(vs, v), append(at, columnVersion(s))
-		return err
-	})
-	return vs, at, err
+	return x.list("SELECT branch, stamp, node, body FROM aside", branch, after, upTo, node, scanAsideVersion)
+}
+
+func scanAsideVersion(s *sqlite.Stmt) (Version, version, error) {
+	v, err := decodeVersion(schema.Bytes(s, 3))
+	return v, columnVersion(s), err
 }

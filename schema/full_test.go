@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 
+	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
 )
 
@@ -121,16 +123,7 @@ func TestOlderFormatsOpen(t *testing.T) {
 	for version := 1; version <= Format; version++ {
 		dir := t.TempDir()
 		path := filepath.Join(dir, fileName)
-		all := migrations
-		migrations = all[:version]
-		c, err := openConn(path, false)
-		if err == nil {
-			err = migrate(context.Background(), c, path)
-		}
-		migrations = all
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := openOld(t, path, version)
 		if err := sqlitex.ExecuteTransient(c, "INSERT INTO cursor (name, seq) VALUES ('kept', 42)", nil); err != nil {
 			t.Fatal(err)
 		}
@@ -147,6 +140,68 @@ func TestOlderFormatsOpen(t *testing.T) {
 		if err := db.Close(); err != nil { // before migrations changes again
 			t.Error(err)
 		}
+	}
+}
+
+// openOld makes a database of an older format.
+func openOld(t *testing.T, path string, version int) *sqlite.Conn {
+	t.Helper()
+	all := migrations
+	migrations = all[:version]
+	defer func() { migrations = all }()
+	c, err := openConn(path, false)
+	if err == nil {
+		err = migrate(context.Background(), c, path)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestFormat14Opens: a session that was recorded by format 14 is after the event that it
+// was after, by the digits of created below a millisecond or before an event that is
+// later by its stamp; and documents that were full are.
+func TestFormat14Opens(t *testing.T) {
+	dir := t.TempDir()
+	c := openOld(t, filepath.Join(dir, fileName), 14)
+	const ms = int64(1e6)
+	script := fmt.Sprintf(`
+		INSERT INTO bucket (id, uuid, name, root, created) VALUES (9, x'00', 'b', 5, 1);
+		INSERT INTO sync_bucket (bucket, owner) VALUES (9, x'00');
+		INSERT INTO sync_doc (id, bucket, branch, dir, gen, heads, bad) VALUES (7, 9, x'00', 1, 0, x'', 1), (8, 9, x'00', 2, 0, x'', 0);
+		INSERT INTO event (seq, stamp, node, bucket, branch, origin, op, ino, parent, name, size, ref) VALUES
+			(2500000, %[1]d, 2, 9, 5, 0, 5, 40, 0, x'', 0, 0), (2500010, %[2]d, 2, 9, 5, 0, 5, 41, 0, x'', 0, 0);
+		INSERT INTO write_session (id, owner, branch, ino, size, mtime, staging, created, updated) VALUES
+			(2, 'o', 5, 40, 0, 0, '', %[3]d, 0), (3, 'o', 5, 40, 0, 0, '', %[4]d, 0), (4, 'o', 5, 41, 0, 0, '', %[5]d, 0);`,
+		999<<16, 1001<<16, 1000*ms+500005, 1000*ms+500011, 1000*ms+500010)
+	if err := sqlitex.ExecuteScript(c, script, nil); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	db := open(t, dir, Options{})
+	var got []int64
+	err := db.Read(func(tx *Tx) error {
+		got = nil
+		s := tx.Stmt("SELECT began, created FROM write_session ORDER BY id")
+		for err := range Rows(s) {
+			if err != nil {
+				return err
+			}
+			got = append(got, s.ColumnInt64(0), s.ColumnInt64(1))
+		}
+		s = tx.Stmt("SELECT full FROM sync_doc ORDER BY id")
+		for err := range Rows(s) {
+			if err != nil {
+				return err
+			}
+			got = append(got, s.ColumnInt64(0))
+		}
+		return nil
+	})
+	want := []int64{2500005, 1000 * ms, 1500011, 1000 * ms, 2500009, 1000 * ms, 1, 0}
+	if err != nil || !slices.Equal(got, want) {
+		t.Fatalf("got %v, %v, want %v", got, err, want)
 	}
 }
 

@@ -64,8 +64,11 @@ var ddl13 string
 //go:embed ddl14.sql
 var ddl14 string
 
+//go:embed ddl15.sql
+var ddl15 string
+
 // migrations[i] brings format i to format i+1.
-var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5, ddl6, ddl7, ddl8, ddl9, ddl10, ddl11, ddl12, ddl13, ddl14}
+var migrations = []string{ddl, ddl2, ddl3, ddl4, ddl5, ddl6, ddl7, ddl8, ddl9, ddl10, ddl11, ddl12, ddl13, ddl14, ddl15}
 
 // Format is the database format this package writes.
 var Format = len(migrations)

@@ -30,6 +30,7 @@ type Info struct {
 	base             blobstore.Hash
 	staging, overlay string // files, '' for none
 	over             spans  // of the overlay
+	began            int64  // notify.Event.Seq of the last event when it was recorded
 }
 
 // List returns the recorded sessions, oldest first: those of running processes
@@ -64,7 +65,7 @@ func readInfo(tx *schema.Tx, id int64) (Info, error) {
 }
 
 func readInfos(tx *schema.Tx) (infos []Info, err error) {
-	s := tx.Stmt(`SELECT id, owner, branch, ino, size, mtime, synced, created, updated, staging, base, parent, name, overlay, over
+	s := tx.Stmt(`SELECT id, owner, branch, ino, size, mtime, synced, created, updated, staging, base, parent, name, overlay, over, began
 		FROM write_session LEFT JOIN unmade ON session = id ORDER BY id`)
 	for {
 		ok, err := s.Step()
@@ -75,7 +76,7 @@ func readInfos(tx *schema.Tx) (infos []Info, err error) {
 			ID: s.ColumnInt64(0), Owner: s.ColumnText(1), Branch: s.ColumnInt64(2), Ino: pathtree.Ino(s.ColumnInt64(3)),
 			Size: s.ColumnInt64(4), Mtime: s.ColumnInt64(5), Synced: s.ColumnInt64(6) >= 1, published: s.ColumnInt64(6) == 2,
 			Created: time.Unix(0, s.ColumnInt64(7)), Updated: time.Unix(0, s.ColumnInt64(8)), staging: s.ColumnText(9),
-			Parent: pathtree.Ino(s.ColumnInt64(11)), Name: s.ColumnText(12), overlay: s.ColumnText(13),
+			Parent: pathtree.Ino(s.ColumnInt64(11)), Name: s.ColumnText(12), overlay: s.ColumnText(13), began: s.ColumnInt64(15),
 		}
 		in.PID = pidOf(in.Owner)
 		if s.ColumnLen(10) > 0 {

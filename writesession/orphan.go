@@ -208,24 +208,15 @@ func (s *Sessions) publishUnchanged(ctx context.Context, id int64) error {
 	return err
 }
 
-// contentChanged reports whether content of the session's inode was published
-// after the session was recorded, or came from another node; see createdNow.
+// contentChanged reports whether content of the session's inode was published, or came
+// from another node, after the session was recorded.
 func contentChanged(tx *schema.Tx, in Info) (bool, error) {
-	last, err := lastEvent(tx)
-	if err != nil {
-		return false, err
-	}
-	since := last - last%eventsTold + in.Created.UnixNano()%eventsTold
-	if since > last {
-		since -= eventsTold
-	}
-	s := tx.Stmt("SELECT EXISTS (SELECT 1 FROM event WHERE (seq > ?1 OR stamp > ?2) AND branch = ?3 AND ino = ?4 AND op = ?5)")
-	s.BindInt64(1, since)
-	s.BindInt64(2, int64(schema.StampAt(in.Created))) // more than eventsTold ago
-	s.BindInt64(3, in.Branch)
-	s.BindInt64(4, int64(in.Ino))
-	s.BindInt64(5, int64(notify.OpContent))
-	_, err = s.Step()
+	s := tx.Stmt("SELECT EXISTS (SELECT 1 FROM event WHERE seq > ? AND branch = ? AND ino = ? AND op = ?)")
+	s.BindInt64(1, in.began)
+	s.BindInt64(2, in.Branch)
+	s.BindInt64(3, int64(in.Ino))
+	s.BindInt64(4, int64(notify.OpContent))
+	_, err := s.Step()
 	return s.ColumnInt64(0) != 0, err
 }
 

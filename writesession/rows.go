@@ -3,7 +3,6 @@ package writesession
 import (
 	"context"
 	"errors"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"zombiezen.com/go/sqlite"
@@ -191,13 +190,13 @@ func (f *File) putSession(tx *schema.Tx, id int64, next *row) (newID int64, foun
 			return id, true, nil
 		}
 	}
-	created, err := createdNow(tx)
+	began, err := lastEvent(tx)
 	if err != nil {
 		return 0, false, err
 	}
-	s := bind(tx.Stmt(`INSERT INTO write_session (id, owner, branch, ino, base, size, mtime, staging, synced, updated, overlay, over, created)
-		VALUES ((SELECT coalesce(max(id), 1) + 1 FROM write_session), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)`))
-	s.BindInt64(12, created)
+	s := bind(tx.Stmt(`INSERT INTO write_session (id, owner, branch, ino, base, size, mtime, staging, synced, updated, overlay, over, created, began)
+		VALUES ((SELECT coalesce(max(id), 1) + 1 FROM write_session), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?9, ?12)`))
+	s.BindInt64(12, began)
 	if _, err := s.Step(); err != nil {
 		return 0, false, err
 	}
@@ -295,18 +294,8 @@ func endRow(tx *schema.Tx, r row) error {
 	return err
 }
 
-// eventsTold is of how many numbers of events write_session.created can tell the last.
-const eventsTold = int64(time.Millisecond)
-
-// createdNow returns what write_session.created says of a session that is recorded
-// now: the millisecond, by the store's stamps, and in place of a fraction of it the
-// number of the last event modulo eventsTold. What was published later has a greater
-// number, whereas its stamp, when it came from another node, may be an earlier one.
-func createdNow(tx *schema.Tx) (int64, error) {
-	last, err := lastEvent(tx)
-	return tx.NextStamp().Time().UnixNano() + last%eventsTold, err
-}
-
+// lastEvent returns the number of the last event. What was published later has a greater
+// one, whereas its stamp, when it came from another node, may be an earlier one.
 func lastEvent(tx *schema.Tx) (int64, error) {
 	s := tx.Stmt("SELECT coalesce(max(seq), 0) FROM event")
 	_, err := s.Step()

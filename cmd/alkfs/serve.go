@@ -235,8 +235,7 @@ func (r *service) mount(ctx context.Context, arg string) error {
 		return fmt.Errorf("mount %s: %w", quote(dir), err)
 	}
 	err = r.mountAt(ctx, spec, at, record)
-	var came *alkfs.NothingCameError
-	if errors.As(err, &came) && r.flags.sync != "" {
+	if alkfs.StillComing(err) && r.flags.sync != "" {
 		r.a.note("%s will be at %s when it has come from another machine", spec, quote(at))
 		r.later.Go(func() { r.mountLater(ctx, spec, at, record) })
 		return nil
@@ -262,7 +261,7 @@ func (r *service) mountAt(ctx context.Context, spec alkfs.Spec, at string, recor
 	return nil
 }
 
-// mountLater mounts a branch of a bucket of which nothing has come yet, when it has.
+// mountLater mounts a branch that is still coming when it has come.
 func (r *service) mountLater(ctx context.Context, spec alkfs.Spec, at string, record *os.File) {
 	err := r.s.WaitForBranch(ctx, spec)
 	if err == nil {

@@ -234,8 +234,9 @@ func (a *app) syncCommand() *cobra.Command {
   alkfs sync now
   alkfs sync wait work --timeout 1m
   alkfs sync policy work eager
-  alkfs sync branches work 'agent-7*'`,
-		a.syncStatusCommand(), a.syncNowCommand(), a.syncWaitCommand(), a.syncPolicyCommand(), a.syncBranchesCommand())
+  alkfs sync branches work 'agent-7*'
+  alkfs sync compact work`,
+		a.syncStatusCommand(), a.syncNowCommand(), a.syncWaitCommand(), a.syncPolicyCommand(), a.syncBranchesCommand(), a.syncCompactCommand())
 }
 
 func (a *app) syncStatusCommand() *cobra.Command {
@@ -267,7 +268,7 @@ not here, and what goes to and comes from it, a mean of the last five seconds.`,
 
 func (a *app) printSync(b alkfs.BucketStatus, pid int) error {
 	if !a.json {
-		a.printf("%s: %s here, %d changes kept, %d versions waiting", quote(b.Name), b.Role, b.Changes, b.Waiting)
+		a.printf("%s: %s here, %d changes kept, %d in a pack, %d versions waiting", quote(b.Name), b.Role, b.Changes, b.Packed, b.Waiting)
 		if b.Stubs > 0 {
 			a.printf(", %d changes of other branches not kept", b.Stubs)
 		}
@@ -281,7 +282,7 @@ func (a *app) printSync(b alkfs.BucketStatus, pid int) error {
 	}
 	for _, m := range b.Members {
 		if a.json {
-			err := a.emit("bucket", b.Name, "role", b.Role.String(), "changes", b.Changes, "waiting", b.Waiting, "unsent", b.Void, "pid", pid,
+			err := a.emit("bucket", b.Name, "role", b.Role.String(), "changes", b.Changes, "packed", b.Packed, "waiting", b.Waiting, "unsent", b.Void, "pid", pid,
 				"peer", m.Key.String(), "name", m.Name, "peer_role", m.Role.String(), "connected", m.Connected,
 				"void", m.Void, "not_kept", b.Stubs, "to_come", b.Lacks, "lacks", m.Lacks, "behind", m.Behind, "ahead", m.Ahead, "heard", stampText(m.Heard), "addrs", m.Addrs, "error", m.Err,
 				"bytes_in", m.Traffic.In, "bytes_out", m.Traffic.Out, "rate_in", m.Traffic.InRate, "rate_out", m.Traffic.OutRate)

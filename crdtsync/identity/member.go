@@ -164,6 +164,7 @@ type Membership struct {
 	named   map[Key]Key               // by a key: the heir that it named, whether it has its place or not
 	kept    map[Key]map[[32]byte]bool // by a key that was replaced: its grants that count
 	origins map[Key][]Key             // by a key: those in whose name it may write, besides itself
+	taken   map[Key]map[Stream]uint64 // by author: what compactions that count have in them
 }
 
 // Members returns what grants, in any order, come to in a bucket whose first
@@ -404,14 +405,14 @@ func (m *Membership) Counts(k Key, stream Stream) uint64 {
 	if o.Role >= ReadWrite {
 		return math.MaxUint64
 	}
-	return o.heard[stream]
+	return max(o.heard[stream], m.taken[k][stream])
 }
 
 // Alike reports whether m and o let the same changes of k count.
 func (m *Membership) Alike(o *Membership, k Key) bool {
 	a, b := m.members[k], o.members[k]
 	writes := a.Role >= ReadWrite
-	return writes == (b.Role >= ReadWrite) && (writes || maps.Equal(a.heard, b.heard)) && slices.Equal(m.origins[k], o.origins[k])
+	return writes == (b.Role >= ReadWrite) && (writes || maps.Equal(a.heard, b.heard) && m.sameTaken(o, k)) && slices.Equal(m.origins[k], o.origins[k])
 }
 
 // Member returns what is known of k; false when nothing is.
