@@ -197,6 +197,7 @@ var ErrLastCopy = fmt.Errorf("no other member is known to have it (%w)", syscall
 const (
 	leavingOwner = "leaving" // Evict or CollectGuarded is about to remove it; see Hold
 	holdOwner    = "hold-"   // and a member's name: promised to it
+	unsentOwner  = "unsent-" // and a bucket's number: of what this node may not send; see KeepUnsent
 	leavingFor   = 2 * time.Minute
 )
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"syscall"
 	"time"
@@ -184,4 +185,26 @@ func (s *Store) Unlease(tx *schema.Tx, h Hash, owner string) error {
 	q.BindText(2, owner)
 	_, err := q.Step()
 	return err
+}
+
+// KeepUnsent keeps hashes from collection, in place of those that it kept for the
+// bucket before: the content of changes that this node made and may not send, which no
+// version names and nobody else has.
+func KeepUnsent(tx *schema.Tx, bucket int64, hashes []Hash) error {
+	owner := fmt.Sprint(unsentOwner, bucket)
+	q := tx.Stmt("DELETE FROM lease WHERE owner = ?")
+	q.BindText(1, owner)
+	if _, err := q.Step(); err != nil {
+		return err
+	}
+	for _, h := range hashes {
+		q := tx.Stmt("INSERT INTO lease (hash, owner, expires) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
+		q.BindBytes(1, h[:])
+		q.BindText(2, owner)
+		q.BindInt64(3, math.MaxInt64)
+		if _, err := q.Step(); err != nil {
+			return err
+		}
+	}
+	return nil
 }

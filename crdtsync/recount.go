@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/crdtsync/gate"
 	"github.com/alkdev/alkfs/crdtsync/identity"
 	"github.com/alkdev/alkfs/pathtree"
@@ -32,7 +33,57 @@ func (r *Replica) recount(tx *schema.Tx, sh shared, before *identity.Membership)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errRecount, err)
 	}
+	if err := r.keepUnsent(tx, sh, now); err != nil {
+		return fmt.Errorf("%w: %w", errRecount, err)
+	}
 	return r.showAll(tx, sh)
+}
+
+// keepUnsent keeps the content of what this node wrote and nobody heard before it might
+// not write any more: no version names it while that does not count.
+func (r *Replica) keepUnsent(tx *schema.Tx, sh shared, m *identity.Membership) error {
+	marks, err := readMarks(tx, sh.bucket.ID)
+	if err != nil {
+		return err
+	}
+	void := map[identity.Key]bool{}
+	for _, k := range marks {
+		if m.Counts(k.Author, k.Stream) < k.Seq {
+			void[k.Author] = true
+		}
+	}
+	if len(void) == 0 {
+		return blobstore.KeepUnsent(tx, sh.bucket.ID, nil)
+	}
+	var mine []*arrival
+	s := tx.Stmt(`SELECT envelope, node.key FROM sync_change JOIN node ON node.id = author WHERE +bucket = ? AND source = ?`)
+	s.BindInt64(1, sh.bucket.ID)
+	s.BindInt64(2, schema.LocalNode)
+	for a, err := range opened(s, sh, func(author identity.Key) bool { return void[author] }) {
+		if err != nil {
+			return err
+		}
+		if !a.counts(m) {
+			mine = append(mine, a)
+		}
+	}
+	said, err := r.said(tx, sh, m, mine)
+	if err != nil {
+		return err
+	}
+	var unsaid pathtree.Batch
+	for _, a := range mine {
+		if _, err := said.not(a, &unsaid); err != nil {
+			return err
+		}
+	}
+	var hashes []blobstore.Hash
+	for _, v := range unsaid.Versions {
+		if v.Inode != nil && !v.Inode.Hash.IsZero() {
+			hashes = append(hashes, v.Inode.Hash)
+		}
+	}
+	return blobstore.KeepUnsent(tx, sh.bucket.ID, hashes)
 }
 
 // judgeAgain takes in those of changes that count now, and takes the others back.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	"zombiezen.com/go/sqlite"
 
+	"github.com/alkdev/alkfs/blobstore"
 	"github.com/alkdev/alkfs/notify"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -217,6 +218,9 @@ func (t *Tree) removeBucket(tx *schema.Tx, name string) error {
 		if err := run(s); err != nil {
 			return err
 		}
+	}
+	if err := blobstore.KeepUnsent(tx, b.ID, nil); err != nil {
+		return err
 	}
 	return notify.Append(tx, &notify.Event{
 		Stamp: tx.NextStamp(), Node: schema.LocalNode, Bucket: b.ID,

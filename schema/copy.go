@@ -11,13 +11,13 @@ import (
 )
 
 // forgetProcesses drops from a copy what belongs to the processes that had the
-// original open. When it fails the copy is of no use, so there is no journal.
+// original open; content that is kept for changes which may not be sent stays so. When it fails the copy is of no use, so there is no journal.
 const forgetProcesses = `
 	PRAGMA journal_mode = OFF;
 	PRAGMA synchronous = OFF;
 	DELETE FROM write_chunk;
 	DELETE FROM write_session;
-	DELETE FROM lease;
+	DELETE FROM lease WHERE owner NOT LIKE 'unsent-%';
 	UPDATE lock SET holder = '', boot = '', expires = 0;
 	UPDATE job SET state = 1, claimant = '', boot = '', until = 0 WHERE state = 2;
 	UPDATE blob SET synced = 1 WHERE synced = 0;`
