@@ -27,11 +27,19 @@ var ErrNotKept = pathtree.ErrNotKept
 // BranchStatus says how a branch of a shared bucket stands on this machine.
 type BranchStatus = crdtsync.BranchStatus
 
+// LeavingBranch is a branch that is not kept any more and still here, and what it waits
+// for.
+type LeavingBranch = crdtsync.LeavingBranch
+
+// BranchWait is why a branch that is not kept any more does not leave yet.
+type BranchWait = crdtsync.Wait
+
 // KeptBranches says which branches of a bucket this machine keeps.
 type KeptBranches struct {
 	All      bool     // every branch
 	Patterns []string // otherwise: globs over their names
 	Branches []BranchStatus
+	Waits    map[string][]BranchWait // by name of a branch that is leaving
 }
 
 // KeptBranches returns which branches of a shared bucket this machine keeps.
@@ -45,8 +53,28 @@ func (s *Store) KeptBranches(bucket string) (k KeptBranches, err error) {
 		return k, err
 	}
 	k.All = !partial
-	k.Branches, err = r.Branches(b.UUID)
+	if k.Branches, err = r.Branches(b.UUID); err != nil {
+		return k, err
+	}
+	k.Waits, err = s.leaving(b.UUID)
 	return k, err
+}
+
+// leaving returns what the branches of a bucket that are to leave wait for, by name.
+func (s *Store) leaving(bucket [16]byte) (map[string][]BranchWait, error) {
+	all, _, err := s.syncStatus()
+	if err != nil {
+		return nil, err
+	}
+	waits := map[string][]BranchWait{}
+	for _, b := range all {
+		for _, l := range b.Leaving {
+			if b.UUID == bucket {
+				waits[l.Branch] = l.Waits
+			}
+		}
+	}
+	return waits, nil
 }
 
 // KeepBranches has this machine keep those branches of a shared bucket of which the

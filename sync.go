@@ -489,6 +489,19 @@ func findMember(r *crdtsync.Replica, b pathtree.Bucket, who string) (found Membe
 // SyncStatus returns how the shared buckets stand, and the process that
 // synchronises them; 0 when none does.
 func (s *Store) SyncStatus() (all []BucketStatus, pid int, err error) {
+	all, pid, err = s.syncStatus()
+	if err != nil {
+		return nil, 0, err
+	}
+	r, err := s.replica()
+	if err != nil {
+		return nil, 0, err
+	}
+	return all, pid, r.CountChanges(all)
+}
+
+// syncStatus is SyncStatus without the number of changes.
+func (s *Store) syncStatus() (all []BucketStatus, pid int, err error) {
 	st, running, err := s.readSyncState()
 	if err != nil {
 		return nil, 0, err
@@ -504,25 +517,37 @@ func (s *Store) SyncStatus() (all []BucketStatus, pid int, err error) {
 		pid = st.PID
 		st.connections(all)
 	}
-	return all, pid, r.CountChanges(all)
+	return all, pid, nil
 }
 
-// connections fills in how members are connected.
+// connections fills in how members are connected, and what that means for branches
+// that are to leave.
 func (st syncState) connections(all []BucketStatus) {
 	type member struct {
 		bucket [16]byte
 		key    NodeKey
 	}
-	known := map[member]Connection{}
+	known, leaving := map[member]Connection{}, map[[16]byte][]crdtsync.LeavingBranch{}
 	for _, b := range st.Buckets {
+		leaving[b.UUID] = b.Leaving
 		for _, m := range b.Members {
 			known[member{b.UUID, m.Key}] = m.Connection
 		}
 	}
-	for _, b := range all {
-		for i := range b.Members {
-			m := &b.Members[i]
+	for i := range all {
+		b := &all[i]
+		for j := range b.Members {
+			m := &b.Members[j]
 			m.Connection = known[member{b.UUID, m.Key}]
+		}
+		for j := range b.Leaving {
+			l := &b.Leaving[j]
+			l.Waits = []BranchWait{{Why: "it was let go just now"}}
+			for _, o := range leaving[b.UUID] {
+				if o.Branch == l.Branch {
+					l.Waits = o.Waits
+				}
+			}
 		}
 	}
 }

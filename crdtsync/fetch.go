@@ -448,18 +448,11 @@ func (e *Engine) releaseOne(b [16]byte, bucket string, br branchRow) error {
 	}
 	id := own.id()
 	for _, l := range e.connected() {
-		f := l.find(b)
-		if f == nil {
+		has, void, why := l.rely(b, br.uuid, id)
+		if why != "" {
 			continue
 		}
-		l.session.mu.Lock()
-		theirs, void := f.theirs, f.last.Void > 0
-		keeps := f.filter != nil && f.last.Seen == id && f.last.Filter == f.filter.id() && f.last.Lacks == 0 && f.filter.names(br.uuid)
-		l.session.mu.Unlock()
-		if !keeps {
-			continue
-		}
-		err := e.drop(b, br.uuid, theirs, void)
+		err := e.drop(b, br.uuid, has, void)
 		if err == nil {
 			e.log.Info("a branch that is not kept any more has left", "bucket", bucket, "branch", br.name, "kept by", l.peer.Short())
 			return e.db.Commit()

@@ -416,41 +416,31 @@ func (r *Replica) drop(uuid [16]byte, branch [16]byte, has []Mark, void bool) er
 		if err != nil || !ok || b.keep != leaving {
 			return err
 		}
-		why, err := r.tree.Holds(tx, b.id)
+		why, err := r.holds(tx, sh, &b)
 		if err != nil {
 			return err
-		}
-		s := tx.Stmt(`SELECT count(*) FROM sync_out WHERE bucket = ? AND branch = ?`)
-		s.BindInt64(1, sh.bucket.ID)
-		s.BindBytes(2, branch[:])
-		if _, err := s.Step(); err != nil {
-			return err
-		}
-		if n := s.ColumnInt64(0); n > 0 {
-			why = append(why, fmt.Sprintf("%d versions were not sent yet", n))
 		}
 		if len(why) > 0 {
 			return fmt.Errorf("%w: %s", errHeld, strings.Join(why, "; "))
-		}
-		all, err := changesOf(tx, sh.bucket.ID, branch)
-		if err != nil {
-			return err
 		}
 		m, err := r.membership(tx, sh)
 		if err != nil {
 			return err
 		}
-		theirs := byStream(has)
-		if lacks, err := lacksFolded(tx, sh.bucket.ID, theirs); err != nil {
+		mine, err := branchMarks(tx, sh.bucket.ID, branch)
+		if err != nil {
 			return err
-		} else if lacks {
-			return fmt.Errorf("%w: the other node has not all that a pack has", errHeld)
 		}
-		for i := range all {
-			c := &all[i]
-			if theirs[stream{c.Author, c.Stream}] < c.Seq || void && !m.Accepts(c.Author, c.Stream, c.Seq) {
-				return fmt.Errorf("%w: the other node has not all of it", errHeld)
-			}
+		lacks, err := lacksOf(tx, sh.bucket.ID, mine, has, void, m)
+		if err != nil {
+			return err
+		}
+		if lacks != "" {
+			return fmt.Errorf("%w: the other node %s", errHeld, lacks)
+		}
+		all, err := changesOf(tx, sh.bucket.ID, branch)
+		if err != nil {
+			return err
 		}
 		for i := range all {
 			c := &all[i]
@@ -467,7 +457,7 @@ func (r *Replica) drop(uuid [16]byte, branch [16]byte, has []Mark, void bool) er
 				return err
 			}
 		}
-		s = tx.Stmt(`DELETE FROM sync_doc WHERE bucket = ? AND branch = ? AND NOT EXISTS (SELECT 1 FROM sync_change WHERE doc = sync_doc.id)`)
+		s := tx.Stmt(`DELETE FROM sync_doc WHERE bucket = ? AND branch = ? AND NOT EXISTS (SELECT 1 FROM sync_change WHERE doc = sync_doc.id)`)
 		s.BindInt64(1, sh.bucket.ID)
 		s.BindBytes(2, branch[:])
 		if _, err := s.Step(); err != nil {

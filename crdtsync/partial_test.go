@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -856,4 +857,66 @@ func complete(t *testing.T, from, to *store, b [16]byte) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestWhatALeavingBranchWaitsFor: who keeps it or not, and who has yet to say that it
+// has it, is said of each branch that is not kept any more and still here.
+func TestWhatALeavingBranchWaitsFor(t *testing.T) {
+	n, a, p, b := partial(t)
+	q := newStore(t, "q")
+	q.admit(a, b, identity.ReadWrite)
+	q.keep(b, "main")
+	p.setPlaces(q.Key(), []string{"q"})
+	a.setPlaces(q.Key(), []string{"q"})
+	var mounted atomic.Bool
+	start(t, n, a, Options{})
+	start(t, n, q, Options{})
+	rp := start(t, n, p, Options{Held: func(_, branch string) []string {
+		if mounted.Load() && branch == "agent-1" {
+			return []string{"it is mounted"}
+		}
+		return nil
+	}})
+	settle(t, b, a, p, q)
+	waits := func() map[string]string {
+		all, err := rp.Engine.Status()
+		if err != nil {
+			t.Fatal(err)
+		}
+		said := map[string]string{}
+		for _, l := range all[0].Leaving {
+			var text []string
+			for _, w := range l.Waits {
+				name := w.Member
+				if name == a.Key().Short() { // the owner, whom nobody named
+					name = "a"
+				}
+				text = append(text, name+" "+w.Why)
+			}
+			slices.Sort(text)
+			said[l.Branch] = strings.Join(text, "; ")
+		}
+		return said
+	}
+	if got := waits(); len(got) != 0 {
+		t.Errorf("nothing is to leave: %q", got)
+	}
+	n.setCut("a", "p", true)
+	until(t, "p and a are apart", func() bool { return !rp.connectedTo(a.Key()) })
+	p.keep(b, "main", "agent-[23]", "other")
+	until(t, "agent-1 waits", func() bool { return waits()["agent-1"] == "a is not connected; q does not keep it" })
+	mounted.Store(true)
+	n.setCut("a", "p", false)
+	until(t, "only p itself keeps it", func() bool { return waits()["agent-1"] == " it is mounted; q does not keep it" })
+	mounted.Store(false)
+	a.put(b, "main", "news", "1")
+	until(t, "agent-1 has left", func() bool { return slices.Contains(p.keeping(b, notKept), "agent-1") })
+	if got := waits(); len(got) != 0 {
+		t.Errorf("all has left: %q", got)
+	}
+}
+
+// connectedTo reports whether a node is connected.
+func (r *running) connectedTo(k identity.Key) bool {
+	return slices.ContainsFunc(r.Engine.connected(), func(l *live) bool { return l.peer == k })
 }

@@ -19,6 +19,7 @@ type BucketStatus struct {
 	Void    int64         // changes of this node's that do not count, and are not sent: it may not write, and who says so had not heard them
 	Stubs   int64         // changes of branches that are not kept here, of which only the hash is here
 	Lacks   int64         // changes of branches that are kept, of which only the hash is here yet
+	Leaving []LeavingBranch
 	Members []MemberStatus
 }
 
@@ -116,6 +117,10 @@ func (r *Replica) status(tx *schema.Tx, sh shared) (st BucketStatus, err error) 
 	}
 	st.Stubs, err = count(tx, `SELECT count(*) FROM sync_stub WHERE bucket = ?`, sh.bucket.ID)
 	st.Stubs -= st.Lacks
+	if err != nil {
+		return st, err
+	}
+	st.Leaving, err = r.leaving(tx, sh, st.Members, func(identity.Key, [16]byte) ([]Mark, bool, string) { return nil, false, notConnected }, nil)
 	return st, err
 }
 
@@ -158,6 +163,12 @@ func (e *Engine) Status() ([]BucketStatus, error) {
 			if err := e.connection(all[i].UUID, &all[i].Members[j]); err != nil {
 				return nil, err
 			}
+		}
+		if len(all[i].Leaving) == 0 {
+			continue
+		}
+		if err := e.leaving(&all[i]); err != nil {
+			return nil, err
 		}
 	}
 	return all, nil

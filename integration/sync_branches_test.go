@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -122,6 +123,21 @@ func TestNodeKeepsSomeBranches(t *testing.T) {
 	eventually(t, "what it lacks", func() bool {
 		return c.branchStates(t)["agent-3"] == "coming" && strings.Contains(c.alkfs(t, "sync", "status"), "changes still to come")
 	})
+	b.alkfs(t, "sync", "branches", "work", "--only", "main")
+	eventually(t, "what a branch waits for that is not kept", func() bool {
+		for _, said := range []struct{ text, is string }{
+			{b.alkfs(t, "sync", "branches", "work"), `agent-2 +leaving: waits, as (.*; )?\S+ is not connected`},
+			{b.alkfs(t, "sync", "branches", "work"), `agent-2 +leaving: waits, as (.*; )?\S+ has yet to get \d+ changes`},
+			{b.alkfs(t, "sync", "status"), `branch agent-2 is leaving: waits, as (.*; )?\S+ is not connected`},
+			{b.alkfs(t, "--json", "sync", "branches", "work"), `"branch":"agent-2".*"waits":\[.*"why":"is not connected"\}`},
+		} {
+			if !regexp.MustCompile(said.is).MatchString(said.text) {
+				return false
+			}
+		}
+		return true
+	})
+	b.alkfs(t, "sync", "branches", "work", "agent-2")
 	a.serve(t)
 	eventually(t, "the rest", func() bool {
 		s := c.branchStates(t)

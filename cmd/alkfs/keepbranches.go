@@ -2,6 +2,7 @@ package main
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -92,7 +93,8 @@ func (a *app) printKept(s *alkfs.Store, bucket string, k alkfs.KeptBranches) err
 		busy = busy || b.Keep == alkfs.BranchComing || b.Keep == alkfs.BranchLeaving
 		if a.json {
 			err := a.emit("bucket", bucket, "branch", b.Name, "state", b.Keep.String(), "for", b.For,
-				"changes", b.Changes, "stubs", b.Stubs, "all", k.All, "patterns", append([]string{}, k.Patterns...))
+				"changes", b.Changes, "stubs", b.Stubs, "waits", append([]alkfs.BranchWait{}, k.Waits[b.Name]...),
+				"all", k.All, "patterns", append([]string{}, k.Patterns...))
 			if err != nil {
 				return err
 			}
@@ -103,7 +105,7 @@ func (a *app) printKept(s *alkfs.Store, bucket string, k alkfs.KeptBranches) err
 		case b.Keep.Wanted() && b.Stubs > 0:
 			a.printf(": %d of %d changes are here", b.Changes, b.Changes+b.Stubs)
 		case b.Keep == alkfs.BranchLeaving:
-			a.printf(": when another machine that keeps it has all of it")
+			a.printf(": %s", waitsText(k.Waits[b.Name]))
 		}
 		if b.For != "" {
 			a.printf(" (for %s)", quote(b.For))
@@ -114,6 +116,22 @@ func (a *app) printKept(s *alkfs.Store, bucket string, k alkfs.KeptBranches) err
 		a.note("nothing synchronises this store: %s serve --sync :4747", a.selfWithStore())
 	}
 	return nil
+}
+
+// waitsText says what a branch that is leaving waits for.
+func waitsText(waits []alkfs.BranchWait) string {
+	if len(waits) == 0 {
+		return "about to go"
+	}
+	var all []string
+	for _, w := range waits {
+		if w.Member == "" {
+			all = append(all, w.Why)
+			continue
+		}
+		all = append(all, quote(w.Member)+" "+w.Why)
+	}
+	return "waits, as " + strings.Join(all, "; ")
 }
 
 // completeKept completes a bucket, then names of its branches.

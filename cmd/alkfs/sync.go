@@ -280,11 +280,17 @@ func (a *app) printSync(b alkfs.BucketStatus, pid int) error {
 			a.printf("  not sent to anybody, as this machine may not write: %d versions, and %d changes from when it might; they go when an admin makes it a writer (`alkfs peer grant`)\n", b.Waiting, b.Void)
 		}
 	}
+	if !a.json {
+		for _, l := range b.Leaving {
+			a.printf("  branch %s is leaving: %s\n", quote(l.Branch), waitsText(l.Waits))
+		}
+	}
 	for _, m := range b.Members {
 		if a.json {
 			err := a.emit("bucket", b.Name, "role", b.Role.String(), "changes", b.Changes, "packed", b.Packed, "waiting", b.Waiting, "unsent", b.Void, "pid", pid,
 				"peer", m.Key.String(), "name", m.Name, "peer_role", m.Role.String(), "connected", m.Connected,
 				"void", m.Void, "not_kept", b.Stubs, "to_come", b.Lacks, "lacks", m.Lacks, "behind", m.Behind, "ahead", m.Ahead, "heard", stampText(m.Heard), "addrs", m.Addrs, "error", m.Err,
+				"leaving", append([]alkfs.LeavingBranch{}, b.Leaving...),
 				"bytes_in", m.Traffic.In, "bytes_out", m.Traffic.Out, "rate_in", m.Traffic.InRate, "rate_out", m.Traffic.OutRate)
 			if err != nil {
 				return err
