@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -134,6 +136,90 @@ func TestSilentPeer(t *testing.T) {
 			t.Error("nobody else is asked")
 		}
 	})
+}
+
+// TestTellsWithoutEnd: what a peer tells of packs takes no memory without bound.
+func TestTellsWithoutEnd(t *testing.T) {
+	p := &newFeed().packs
+	for i := range 3 * maxTold {
+		hash := [32]byte{byte(i), byte(i >> 8)}
+		p.heard(&compacted{New: [][]byte{hash[:]}, Whole: [][32]byte{hash}})
+		p.heard(&compacted{New: [][]byte{hash[:]}})
+		if !p.theirs[hash] {
+			t.Fatal("what the peer has is forgotten")
+		}
+	}
+	if len(p.told) > maxTold || len(p.theirs) != 1 {
+		t.Errorf("%d compactions and %d packs are noted", len(p.told), len(p.theirs))
+	}
+}
+
+// TestFullDiskWhileCompacting has the disk be full wherever a compaction is followed: once
+// there is room it goes on.
+func TestFullDiskWhileCompacting(t *testing.T) {
+	a, c := newStore(t, "a"), newStore(t, "c")
+	b := a.makeBucket("team")
+	c.admit(a, b, identity.ReadWrite)
+	for i := range 300 {
+		a.write(b, fmt.Sprint("dir/", i), "of a")
+	}
+	a.compact(b)
+	if err := c.receivePacks(a, b); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.db.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	packed := crashed(t, c.dir)
+	if err := c.hear(a, b); err != nil {
+		t.Fatal(err)
+	}
+	full := 0
+	for free := 0; free < 2<<20; free += 64 << 10 {
+		dir := t.TempDir()
+		if err := syscall.Mount("alkfs-test", dir, "tmpfs", 0, "size=24m"); err != nil {
+			t.Fatalf("mount a small file system (needs root): %v", err)
+		}
+		t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+		store := filepath.Join(dir, "store")
+		copyStore(t, packed, store)
+		s := openStore(t, "c", store)
+		var st syscall.Statfs_t
+		if err := syscall.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		filler := filepath.Join(dir, "filler")
+		if err := os.WriteFile(filler, make([]byte, max(0, int64(st.Bavail)*st.Bsize-int64(free))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := s.Fold(t.Context(), b)
+		if err == nil {
+			err = s.db.Sync()
+		}
+		if err := os.Remove(filler); err != nil {
+			t.Fatal(err)
+		}
+		if err == nil {
+			break
+		}
+		full++
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("%d KiB free: %v", free>>10, err)
+		}
+		s = openStore(t, "c", crashed(t, store))
+		s.fsck()
+		if _, err := s.Fold(t.Context(), b); err != nil {
+			t.Fatalf("%d KiB were free: %v", free>>10, err)
+		}
+		sameTrees(t, b, c, s)
+		if n := s.changes(b); n != 0 {
+			t.Errorf("%d changes stay", n)
+		}
+	}
+	if full == 0 {
+		t.Error("the disk was never full")
+	}
+	t.Logf("%d times", full)
 }
 
 // TestTwoCompactors has two compact what each has, without hearing of the other, and then

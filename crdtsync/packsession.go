@@ -47,6 +47,27 @@ type packFeed struct {
 	without map[[32]byte]bool // by body: packs that it did not have when it was asked
 }
 
+// maxTold bounds what is noted of compactions that a peer tells of; of more it is told
+// itself.
+const maxTold = 1 << 10
+
+// heard notes what the peer tells.
+func (p *packFeed) heard(m *compacted) {
+	for _, b := range m.New {
+		if len(p.told) < maxTold {
+			p.told[identity.CompactionHash(b)] = true
+		}
+	}
+	if len(m.Whole) == 0 {
+		return
+	}
+	clear(p.theirs)
+	for _, b := range m.Whole {
+		p.theirs[b] = true
+		delete(p.without, b)
+	}
+}
+
 // exchangePacks tells, asks and answers until ctx ends.
 func (s *session) exchangePacks(ctx context.Context) error {
 	defer s.e.releasePacks(s)
@@ -156,13 +177,7 @@ func (s *session) gotCompacted(m *compacted) error {
 		return nil
 	}
 	s.mu.Lock()
-	for _, b := range m.New {
-		f.packs.told[identity.CompactionHash(b)] = true
-	}
-	for _, b := range m.Whole {
-		f.packs.theirs[b] = true
-		delete(f.packs.without, b)
-	}
+	f.packs.heard(m)
 	s.mu.Unlock()
 	_, err := s.e.AddCompactions(m.Bucket, s.peer, m.New)
 	s.packs.wake()
