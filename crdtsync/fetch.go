@@ -186,6 +186,8 @@ func (r *Replica) fillAll(tx *schema.Tx, uuid [16]byte, from identity.Key, in []
 		filled[a.Branch] = true
 		if a.counts(m) {
 			b.Versions = append(b.Versions, a.batch.Versions...)
+		} else if err := r.tree.CheckTime(&a.batch); err != nil { // as in importAll
+			return res, err
 		}
 	}
 	if err := r.importBatch(tx, sh, &b, &res); err != nil {

@@ -206,7 +206,7 @@ func (r *Replica) takeUp(tx *schema.Tx, sh shared, b *branchRow) error {
 		}
 	}
 	if !in.Empty() {
-		if _, err := r.tree.ImportBucket(tx, sh.bucket.ID, in); err != nil {
+		if _, err := r.tree.ImportAgain(tx, sh.bucket.ID, in); err != nil {
 			return err
 		}
 	}

@@ -920,3 +920,28 @@ func TestWhatALeavingBranchWaitsFor(t *testing.T) {
 func (r *running) connectedTo(k identity.Key) bool {
 	return slices.ContainsFunc(r.Engine.connected(), func(l *live) bool { return l.peer == k })
 }
+
+// A branch with what was written while a clock was ahead is kept again, whatever the
+// clock says now: it is here already.
+func TestKeptAgainWhenTheClockIsBack(t *testing.T) {
+	_, a, p, b := partial(t, "main")
+	send(t, a, p, b)
+	p.on(b, func(tx *schema.Tx, v *pathtree.View) error {
+		tx.ObserveStamp(schema.StampAt(time.Now().Add(time.Hour)))
+		return nil
+	})
+	p.put(b, "main", "ahead", "1")
+	want, err := p.shows(b, "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Drain(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	p.keep(b, "none")
+	p.keep(b, "main")
+	if got, err := p.shows(b, "main"); err != nil || got != want {
+		t.Errorf("%s, %v", got, err)
+	}
+	p.clean()
+}

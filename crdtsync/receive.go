@@ -250,21 +250,19 @@ func (r *Replica) importAll(tx *schema.Tx, uuid [16]byte, from identity.Key, in 
 			continue
 		}
 		res.New++
-		if !a.counts(m) {
-			if err := r.tree.CheckTime(&a.batch); err != nil { // it may count later
-				return res, err
-			}
+		if here && a.counts(m) {
+			b.Versions = append(b.Versions, a.batch.Versions...)
+			b.Records = append(b.Records, a.batch.Records...)
+			continue
 		}
-		if here && !a.counts(m) {
+		if err := r.tree.CheckTime(&a.batch); err != nil { // it may be imported later
+			return res, err
+		}
+		if here {
 			if err := r.noteBranches(tx, sh, a); err != nil {
 				return res, err
 			}
 		}
-		if !here || !a.counts(m) {
-			continue
-		}
-		b.Versions = append(b.Versions, a.batch.Versions...)
-		b.Records = append(b.Records, a.batch.Records...)
 	}
 	err = r.importBatch(tx, sh, &b, &res)
 	return res, err
