@@ -313,12 +313,15 @@ func TestOnlyOneLeaves(t *testing.T) {
 	settle(t, b, a, p, q)
 	n.setCut("a", "p", true)
 	n.setCut("a", "q", true)
+	n.setCut("p", "q", true) // or the first lets go before the second does
 	for _, s := range []*store{p, q} {
 		s.keep(b, "main")
 	}
-	settle(t, b, p, q) // each has heard the other's marks
-	p.put(b, "main", "more", "1")
-	settle(t, b, p, q)
+	n.setCut("p", "q", false)
+	for _, name := range []string{"more", "still more"} { // each hears the other's marks
+		p.put(b, "main", name, "1")
+		settle(t, b, p, q)
+	}
 	if len(p.keeping(b, leaving)) != 4 || len(q.keeping(b, leaving)) != 4 {
 		t.Errorf("left: %q, %q", p.keeping(b, notKept), q.keeping(b, notKept))
 	}
