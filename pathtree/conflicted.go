@@ -220,9 +220,7 @@ func (r *resolver) sayName(m *member) error {
 	e := edge{r.f.Ino, r.f.Name}
 	d := newEdit(newViewSide(r.v))
 	d.set(e, m.v.Ino)
-	if m.v.Ino == r.f.Shown.Ino {
-		d.affirmed[e] = true
-	}
+	d.affirmed[e] = true           // it may lead there already
 	for _, s := range r.f.Others { // the copy of what has the name again
 		if at := (edge{r.f.Ino, s.Copy}); s.Copy != "" && s.Ino == m.v.Ino {
 			if i, err := d.old.lookup(r.tx, at); err != nil {

@@ -213,6 +213,38 @@ func TestNameConflictWithADirectoryThatIsUsed(t *testing.T) {
 	}
 }
 
+// A directory that was removed has its name as it is used. Who decides that it keeps
+// that says so.
+func TestDeleteConflictOfADirectoryThatIsUsed(t *testing.T) {
+	for _, keep := range []Keep{KeepShown, KeepOther, KeepBoth} {
+		all := newReplicas(t, 3)
+		a, b := all[0], all[1]
+		a.make(a.main, "n/")
+		b.age()
+		b.make(b.main, "n")
+		b.export()
+		b.rename(b.main, "n", "m", 0)
+		meet(all...)
+		f := onlyConflict(t, DeleteConflict, "n", all...)
+		a.make(a.main, f.Others[0].Copy+"/in it")
+		b.unlink(b.main, f.Others[0].Copy)
+		meet(all...)
+		f = onlyConflict(t, DeleteConflict, "n", all...)
+		if got := a.list(a.main); got != "m n/ n/in it" {
+			t.Fatal(got)
+		}
+		a.resolve(f, keep, f.Others[0].ID)
+		want := a.list(a.main)
+		noConflict(t, a)
+		meet(all...)
+		wantEqual(t, all...)
+		noConflict(t, all...)
+		if got := b.list(b.main); got != want || !strings.Contains(got, "/in it") {
+			t.Errorf("keep %d: who decides shows %s, another %s", keep, want, got)
+		}
+	}
+}
+
 func TestDeleteConflict(t *testing.T) {
 	for _, keep := range []Keep{KeepShown, KeepOther, KeepBoth} {
 		all := newReplicas(t, 2)
