@@ -144,7 +144,11 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 			}
 		}
 		s.heal()
-		if s.checkFilters() {
+		alike := s.checkFilters()
+		for _, n := range s.nodes {
+			n.fsck()
+		}
+		if alike {
 			s.check()
 		}
 		if t.Failed() {

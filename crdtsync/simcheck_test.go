@@ -13,9 +13,6 @@ import (
 
 // check holds what is left of a history to what it must be.
 func (s *sim) check() {
-	for _, n := range s.nodes {
-		n.fsck()
-	}
 	s.checkSessions()
 	if s.bytes {
 		s.checkContent()
