@@ -206,15 +206,20 @@ func (e *Engine) connected() []*live {
 }
 
 // membersChanged has everybody look anew at who belongs where, and drops those
-// that no longer do.
+// that no longer do. Where new members are may have been said before.
 func (e *Engine) membersChanged() {
-	e.grantsNews.wake()
 	for _, l := range e.connected() {
 		if !e.Admits(l.peer) {
 			e.log.Warn("dropping a node that is no longer a member", "peer", l.peer.Short())
 			l.link.Close("no longer a member")
+			continue
 		}
+		l.session.mu.Lock()
+		knows := l.knows
+		l.session.mu.Unlock()
+		e.heardOfAll(l.peer, knows)
 	}
+	e.grantsNews.wake()
 }
 
 // received is called after a peer's changes were taken in.

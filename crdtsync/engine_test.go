@@ -307,3 +307,22 @@ func TestShutOutWhileDialled(t *testing.T) {
 		t.Error("the link is still there")
 	}
 }
+
+// A peer says where a member is before it says that that is one.
+func TestPlaceOfAMemberThatIsNew(t *testing.T) {
+	n := newMemNet()
+	a, c, d := newStore(t, "a"), newStore(t, "c"), newStore(t, "d")
+	b := a.makeBucket("team")
+	c.admit(a, b, identity.Admin)
+	if err := c.Grant(b, d.Key(), identity.ReadWrite, "d"); err != nil {
+		t.Fatal(err)
+	}
+	c.setPlaces(d.Key(), []string{"d"})
+	a.setPlaces(c.Key(), []string{"c"})
+	start(t, n, c, Options{})
+	start(t, n, a, Options{})
+	until(t, "a knows where d is", func() bool {
+		addrs, _, err := a.placesOf(d.Key())
+		return err == nil && slices.Equal(addrs, []string{"d"})
+	})
+}

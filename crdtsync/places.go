@@ -16,24 +16,31 @@ func (e *Engine) heard(k identity.Key, h *hello) {
 	if err == nil {
 		err = e.setPlaces(k, h.Addrs)
 	}
-	news := err == nil && !slices.Equal(was, h.Addrs)
-	for _, o := range h.Others {
+	if err != nil {
+		e.log.Error("an address could not be kept", "err", err)
+	} else if !slices.Equal(was, h.Addrs) {
+		e.moved.wake()
+	}
+	e.heardOfAll(k, h.Others)
+	e.grantsNews.wake()
+}
+
+// heardOfAll keeps what k says of where others are, of members.
+func (e *Engine) heardOfAll(k identity.Key, others []peerPlaces) {
+	news := false
+	for _, o := range others {
 		if o.Key == e.key || o.Key == k || len(o.Addrs) == 0 || !e.Admits(o.Key) {
 			continue
 		}
-		changed, e2 := e.heardOf(o)
-		if e2 != nil {
-			err = e2
+		changed, err := e.heardOf(o)
+		if err != nil {
+			e.log.Error("an address could not be kept", "err", err)
 		}
 		news = news || changed
-	}
-	if err != nil {
-		e.log.Error("an address could not be kept", "err", err)
 	}
 	if news {
 		e.moved.wake()
 	}
-	e.grantsNews.wake()
 }
 
 // heardOf keeps what another says of where a node is, if it is newer than what

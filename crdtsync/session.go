@@ -31,6 +31,7 @@ type session struct {
 	mu      sync.Mutex // guards what follows
 	buckets map[[16]byte]*feed
 	addrs   []string     // where the peer listens, as it says
+	knows   []peerPlaces // where others do, as it says
 	told    [][16]byte   // buckets in the last hello
 	own     []string     // addresses in the last hello
 	others  []peerPlaces // in the last hello
@@ -163,7 +164,7 @@ func (s *session) gotHello(ctx context.Context, wg *sync.WaitGroup, cancel conte
 		s.e.log.Info("the other node speaks a newer protocol", "peer", s.peer.Short(), "version", h.Version)
 	}
 	s.mu.Lock()
-	s.addrs = h.Addrs
+	s.addrs, s.knows = h.Addrs, h.Others
 	s.mu.Unlock()
 	s.e.heard(s.peer, h)
 	common, err := s.e.CommonWith(s.peer)
