@@ -120,7 +120,7 @@ else
 	seeded=("${tags[@]}")
 	[ -z "${CI:-}" ] || fail
 fi
-histories=500
+histories=1000
 [ "$mode" = nightly ] && histories=20000
 for half in 0 1; do
 	go test "${seeded[@]}" -timeout 150m -run '^TestSimulation$' ./crdtsync -sim.runs=$histories -sim.keep="$traces" \
