@@ -117,7 +117,7 @@ func (m *importer) withdrawRecord(r *BucketRecord) error {
 		if err != nil {
 			return err
 		}
-		if err := m.setDeleted(b, b.Name, uncounted); err != nil {
+		if err := m.setDeleted(b, r.Name, uncounted); err != nil {
 			return err
 		}
 		return m.recordEvent(r, notify.OpBranch, b.ID, b.Name, b.ID)

@@ -133,3 +133,26 @@ func TestRetractConverges(t *testing.T) {
 		w.compare(t)
 	})
 }
+
+// A branch of which no record counts any more has the name that it was given, as on a
+// replica that never showed it beside another of that name.
+func TestNameOfABranchThatDoesNotCount(t *testing.T) {
+	all := newReplicas(t, 2)
+	a, b := all[0], all[1]
+	a.fork(a.main, "y", Origin{})
+	b.age()
+	b.fork(b.main, "y", Origin{})
+	late := b.export()
+	a.take(late)
+	void := func() (all []BucketRecord) {
+		a.read(func(tx *schema.Tx) (err error) {
+			all, err = a.tree.VoidBranches(tx, a.bucket.ID)
+			return err
+		})
+		return all
+	}
+	a.write(func(tx *schema.Tx) error { return a.tree.RetractRecords(tx, a.bucket.ID, late.Records, nil) })
+	if got := void(); len(got) != 1 || got[0].Name != "y" {
+		t.Errorf("%+v", got)
+	}
+}
