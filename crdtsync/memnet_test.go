@@ -15,7 +15,6 @@ type memNet struct {
 	mu    sync.Mutex // guards what follows
 	nodes map[string]*memNode
 	cut   map[[2]string]bool
-	muted bool // streams that are opened reach nobody
 	links map[*memLink]bool
 }
 
@@ -57,10 +56,13 @@ func (n *memNet) setCut(a, b string, cut bool) {
 	}
 }
 
-func (n *memNet) mute(muted bool) {
+// mute has streams that are opened on the links that there are reach nobody.
+func (n *memNet) mute() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.muted = muted
+	for l := range n.links {
+		l.muted, l.other.muted = true, true
+	}
 }
 
 func (m *memNode) Dial(ctx context.Context, addr string, k identity.Key) (Link, error) {
@@ -98,6 +100,7 @@ type memLink struct {
 	streams  chan net.Conn
 	done     chan struct{}
 	once     *sync.Once // of both ends
+	muted    bool       // guarded by n.mu
 
 	mu   sync.Mutex // guards open
 	open []net.Conn
@@ -127,7 +130,7 @@ func (l *memLink) OpenStream(ctx context.Context) (io.ReadWriteCloser, error) {
 	l.keep(a)
 	l.other.keep(b)
 	l.n.mu.Lock()
-	muted := l.n.muted
+	muted := l.muted
 	l.n.mu.Unlock()
 	if muted {
 		return a, nil

@@ -62,14 +62,13 @@ func TestNodeMoves(t *testing.T) {
 		t.Errorf("over the first connection: %v", err)
 	}
 
-	n.mute(true)
+	n.mute()
 	ea.SetAddrs([]string{"a", "away again"})
 	select {
 	case <-first.link.Done():
 	case <-time.After(2 * time.Minute):
 		t.Fatal("a connection that does not answer was kept")
 	}
-	n.mute(false)
 	ea.SetAddrs([]string{"a"})
 	ea.waitSession(c.Key(), func(l *live) bool { return l != first })
 	a.write(b, "x", "1")
