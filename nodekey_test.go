@@ -138,6 +138,28 @@ func mustKey(t *testing.T, s *Store) keyring {
 	return k
 }
 
+// A bucket is not joined under a name that another has, and nobody is asked for it.
+func TestJoinUnderANameThatIsTaken(t *testing.T) {
+	a, b := openStore(t, t.TempDir()), openStore(t, t.TempDir())
+	y := startSync(t, a, "127.0.0.1:0")
+	ticket := shareTeam(t, a, ReadWrite)
+	_, err := b.CreateBucket("team")
+	mustDo(t, err)
+	if _, err := b.Join(t.Context(), ticket, "", "b"); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("under a name that is taken: %v", err)
+	}
+	if role := memberOf(t, a, mustKey(t, b).key()); role != NoRole {
+		t.Errorf("it came to be a member: %v", role)
+	}
+	for range 2 { // again is no error
+		j, err := b.Join(t.Context(), ticket, "theirs", "b")
+		if err != nil || j.Name != "theirs" {
+			t.Errorf("under another: %+v, %v", j, err)
+		}
+	}
+	mustDo(t, y.Close())
+}
+
 // TestStolenKeyIsRefused dials with a key that was replaced, at the node that
 // heard of it, as a member and with a ticket that it has from before.
 func TestStolenKeyIsRefused(t *testing.T) {

@@ -1,6 +1,7 @@
 package alkfs
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"github.com/alkdev/alkfs/crdtsync"
 	"github.com/alkdev/alkfs/crdtsync/identity"
 	"github.com/alkdev/alkfs/pathtree"
+	"github.com/alkdev/alkfs/schema"
 )
 
 // Names of what this package hands on.
@@ -395,6 +397,9 @@ func (s *Store) Join(ctx context.Context, ticket, name, self string, branches ..
 	if err != nil {
 		return j, err
 	}
+	if err := s.nameIsFree(cmp.Or(name, t.Name), t.Bucket); err != nil {
+		return j, err
+	}
 	k, err := s.keyring()
 	if err != nil {
 		return j, err
@@ -410,6 +415,20 @@ func (s *Store) Join(ctx context.Context, ticket, name, self string, branches ..
 		return j, err
 	}
 	return r.Join(ctx, q, t, name, self, st.Addrs, branches...)
+}
+
+// nameIsFree fails with EEXIST when a bucket has that name which is not the one of uuid.
+func (s *Store) nameIsFree(name string, uuid [16]byte) error {
+	return s.db.Read(func(tx *schema.Tx) error {
+		b, err := s.tree.Bucket(tx, name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err == nil && b.UUID != uuid:
+			return &pathtree.Error{Op: "join", Path: name, Err: syscall.EEXIST}
+		}
+		return err
+	})
 }
 
 // SetRole gives a member of a bucket another role, NoRole to revoke it, or
