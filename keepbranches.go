@@ -56,13 +56,13 @@ func (s *Store) KeptBranches(bucket string) (k KeptBranches, err error) {
 	if k.Branches, err = r.Branches(b.UUID); err != nil {
 		return k, err
 	}
-	k.Waits, err = s.leaving(b.UUID)
+	k.Waits, err = s.leaving(r, b.UUID)
 	return k, err
 }
 
 // leaving returns what the branches of a bucket that are to leave wait for, by name.
-func (s *Store) leaving(bucket [16]byte) (map[string][]BranchWait, error) {
-	all, _, err := s.syncStatus()
+func (s *Store) leaving(r *crdtsync.Replica, bucket [16]byte) (map[string][]BranchWait, error) {
+	all, _, err := s.syncStatus(r)
 	if err != nil {
 		return nil, err
 	}

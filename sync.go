@@ -508,11 +508,10 @@ func findMember(r *crdtsync.Replica, b pathtree.Bucket, who string) (found Membe
 // SyncStatus returns how the shared buckets stand, and the process that
 // synchronises them; 0 when none does.
 func (s *Store) SyncStatus() (all []BucketStatus, pid int, err error) {
-	all, pid, err = s.syncStatus()
-	if err != nil {
-		return nil, 0, err
-	}
 	r, err := s.replica()
+	if err == nil {
+		all, pid, err = s.syncStatus(r)
+	}
 	if err != nil {
 		return nil, 0, err
 	}
@@ -520,12 +519,8 @@ func (s *Store) SyncStatus() (all []BucketStatus, pid int, err error) {
 }
 
 // syncStatus is SyncStatus without the number of changes.
-func (s *Store) syncStatus() (all []BucketStatus, pid int, err error) {
+func (s *Store) syncStatus(r *crdtsync.Replica) (all []BucketStatus, pid int, err error) {
 	st, running, err := s.readSyncState()
-	if err != nil {
-		return nil, 0, err
-	}
-	r, err := s.replica()
 	if err != nil {
 		return nil, 0, err
 	}

@@ -22,11 +22,11 @@ const compactPatience = time.Hour
 // done by the process that synchronises, where there is one. progress may be nil; it
 // is told of versions, here only.
 func (s *Store) CompactBucket(ctx context.Context, bucket string, progress func(done int64)) (c Compacted, err error) {
-	_, b, err := s.syncBucket(bucket)
+	r, b, err := s.syncBucket(bucket)
 	if err != nil {
 		return c, err
 	}
-	if err := s.haveAll(bucket, b.UUID); err != nil {
+	if err := s.haveAll(r, b); err != nil {
 		return c, err
 	}
 	for range 2 {
@@ -59,15 +59,15 @@ func (s *Store) CompactBucket(ctx context.Context, bucket string, progress func(
 
 // haveAll fails when a connected member has changes that are not here: they would be
 // in no pack, and stay.
-func (s *Store) haveAll(bucket string, uuid [16]byte) error {
-	all, _, err := s.SyncStatus()
+func (s *Store) haveAll(r *crdtsync.Replica, b Bucket) error {
+	all, _, err := s.syncStatus(r)
 	if err != nil {
 		return err
 	}
 	for _, st := range all {
 		for _, m := range st.Members {
-			if st.UUID == uuid && m.Connected && m.Ahead > 0 {
-				return fmt.Errorf("%s has %d changes that are still to come here: `alkfs sync wait %s`, then compact", m.Name, m.Ahead, bucket)
+			if st.UUID == b.UUID && m.Connected && m.Ahead > 0 {
+				return fmt.Errorf("%s has %d changes that are still to come here: `alkfs sync wait %s`, then compact", m.Name, m.Ahead, b.Name)
 			}
 		}
 	}

@@ -90,21 +90,12 @@ func (r *Replica) holds(tx *schema.Tx, sh shared, b *branchRow) (why []string, e
 }
 
 // branchMarks returns how far the changes of a branch go that are here whole.
-func branchMarks(tx *schema.Tx, bucket int64, branch [16]byte) (marks []Mark, err error) {
+func branchMarks(tx *schema.Tx, bucket int64, branch [16]byte) ([]Mark, error) {
 	s := tx.Stmt(`SELECT node.key, stream, max(seq) FROM sync_change JOIN node ON node.id = author
 		WHERE doc IN (SELECT id FROM sync_doc WHERE bucket = ? AND branch = ?) GROUP BY author, stream`)
 	s.BindInt64(1, bucket)
 	s.BindBytes(2, branch[:])
-	for err := range schema.Rows(s) {
-		if err != nil {
-			return nil, err
-		}
-		m := Mark{Seq: uint64(s.ColumnInt64(2))}
-		s.ColumnBytes(0, m.Author[:])
-		s.ColumnBytes(1, m.Stream[:])
-		marks = append(marks, m)
-	}
-	return marks, nil
+	return scanMarks(s)
 }
 
 // lacksOf says what a node with some marks lacks of a branch, or of what packs took the

@@ -70,9 +70,23 @@ type sim struct {
 	serial      int
 	busy        sync.WaitGroup // byte operations that take their time
 	trace       *simTrace
-	filters     simFilters
+	filters     simPart
 	sessions    simSessions
-	compactions simCompactions
+	compactions simPart
+}
+
+// simPart is something that happens in a part of the histories. Its numbers are its own,
+// so that without it a history is what it was.
+type simPart struct {
+	rng *rand.Rand
+	on  bool
+}
+
+// newSimPart returns the part of that number, which is on in one of so many histories.
+func newSimPart(seed, number uint64, of int) simPart {
+	p := simPart{rng: rand.New(rand.NewPCG(seed, number))}
+	p.on = p.rng.IntN(of) == 0
+	return p
 }
 
 func (s *sim) logf(format string, args ...any) { s.trace.did(format, args...) }
@@ -112,7 +126,7 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 	synctest.Test(t, func(t *testing.T) {
 		seedRuntime(seed)
 		trace = &simTrace{began: time.Now()}
-		s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), root: root, net: newSimNet(seed, trace), trace: trace, filters: newSimFilters(seed), compactions: newSimCompactions(seed)}
+		s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), root: root, net: newSimNet(seed, trace), trace: trace, filters: newSimPart(seed, 2, 3), compactions: newSimPart(seed, 4, 3)}
 		s.texts.all = map[blobstore.Hash][]byte{}
 		s.bytes = s.rng.IntN(4) == 0
 		s.prunes = s.bytes && s.rng.IntN(2) == 0
@@ -121,7 +135,7 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 			s.outlaw = simNames[1:2]
 		}
 		s.keys = s.rng.IntN(3) == 0
-		s.sessions = newSimSessions(seed)
+		s.sessions.simPart = newSimPart(seed, 3, 2)
 		s.sessions.on = s.sessions.on && s.bytes
 		nodes := 3
 		if s.rng.IntN(3) == 0 {

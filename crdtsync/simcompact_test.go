@@ -1,26 +1,12 @@
 package crdtsync
 
 import (
-	"math/rand/v2"
 	"slices"
 
 	"github.com/alkdev/alkfs/crdtsync/identity"
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
 )
-
-// simCompactions has nodes compact, in a part of the histories. Its numbers are its own,
-// so that the others are what they were.
-type simCompactions struct {
-	rng *rand.Rand
-	on  bool
-}
-
-func newSimCompactions(seed uint64) simCompactions {
-	c := simCompactions{rng: rand.New(rand.NewPCG(seed, 4))}
-	c.on = c.rng.IntN(3) == 0
-	return c
-}
 
 // compact has some node that may compact the bucket, now and then.
 func (s *sim) compact() {

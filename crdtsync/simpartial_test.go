@@ -2,7 +2,6 @@ package crdtsync
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -11,20 +10,7 @@ import (
 	"github.com/alkdev/alkfs/schema"
 )
 
-// simFilters has nodes, all but the first, keep only some branches, in a part of
-// the histories. Its numbers are its own, so that the others are what they were.
-type simFilters struct {
-	rng *rand.Rand
-	on  bool
-}
-
-func newSimFilters(seed uint64) simFilters {
-	f := simFilters{rng: rand.New(rand.NewPCG(seed, 2))}
-	f.on = f.rng.IntN(3) == 0
-	return f
-}
-
-// refilter has some node keep other branches, now and then.
+// refilter has some node, but not the first, keep other branches, now and then.
 func (s *sim) refilter() {
 	f := s.filters
 	if !f.on || f.rng.IntN(6) != 0 {

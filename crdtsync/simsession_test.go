@@ -23,17 +23,10 @@ import (
 )
 
 // simSessions has nodes write files by sessions, in a part of the histories in which
-// files have content. Its numbers are its own, so that the others are what they were.
+// files have content.
 type simSessions struct {
-	rng    *rand.Rand
-	on     bool
+	simPart
 	serial int64 // of surfaces
-}
-
-func newSimSessions(seed uint64) simSessions {
-	x := simSessions{rng: rand.New(rand.NewPCG(seed, 3))}
-	x.on = x.rng.IntN(2) == 0
-	return x
 }
 
 const (

@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 
+	"zombiezen.com/go/sqlite"
+
 	"github.com/alkdev/alkfs/crdtsync/identity"
 	"github.com/alkdev/alkfs/schema"
 )
@@ -32,9 +34,14 @@ func (r *Replica) Marks(uuid [16]byte) (marks []Mark, err error) {
 	return marks, err
 }
 
-func readMarks(tx *schema.Tx, bucket int64) (marks []Mark, err error) {
+func readMarks(tx *schema.Tx, bucket int64) ([]Mark, error) {
 	s := tx.Stmt(`SELECT node.key, stream, seq FROM sync_stream JOIN node ON node.id = author WHERE bucket = ?`)
 	s.BindInt64(1, bucket)
+	return scanMarks(s)
+}
+
+// scanMarks reads marks from rows of an author's key, a stream and a number.
+func scanMarks(s *sqlite.Stmt) (marks []Mark, err error) {
 	for err := range schema.Rows(s) {
 		if err != nil {
 			return nil, err

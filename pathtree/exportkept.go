@@ -20,7 +20,7 @@ func (t *Tree) exportKept(tx *schema.Tx, bucket int64, records func(all, void []
 	if err != nil {
 		return err
 	}
-	all, err := x.toldRecords()
+	all, _, _, err := x.splitRecords()
 	if err != nil {
 		return err
 	}
@@ -102,30 +102,6 @@ func (x *exchange) bridge(v *Version, at version) error {
 	}
 	v.Prev, err = x.id(before)
 	return err
-}
-
-// toldRecords returns the records that others may have.
-func (x *exchange) toldRecords() (told []BucketRecord, err error) {
-	all, err := x.records()
-	if err != nil {
-		return nil, err
-	}
-	own, err := x.key(schema.LocalNode)
-	if err != nil {
-		return nil, err
-	}
-	s := x.tx.Stmt("SELECT exported FROM bucket WHERE id = ?")
-	s.BindInt64(1, x.bucket.ID)
-	if _, err := s.Step(); err != nil {
-		return nil, err
-	}
-	upTo := schema.Stamp(s.ColumnInt64(0))
-	for _, r := range all {
-		if r.ID.Node != own || r.ID.Stamp <= upTo {
-			told = append(told, r)
-		}
-	}
-	return told, nil
 }
 
 // keptTables reads the tables of versions, each in the order of its key: names after

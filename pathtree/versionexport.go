@@ -263,29 +263,41 @@ func (x *exchange) upTo(branch int64, until schema.Stamp, limit int) (schema.Sta
 	return until, nil
 }
 
-// advanceRecords returns this node's records since the last export.
-func (x *exchange) advanceRecords(upTo schema.Stamp) (news []BucketRecord, err error) {
+// splitRecords returns the records that others may have, those that this node made since
+// the last export, and up to when that was.
+func (x *exchange) splitRecords() (told, news []BucketRecord, exported schema.Stamp, err error) {
 	all, err := x.records()
 	if err != nil {
-		return nil, err
+		return nil, nil, 0, err
 	}
 	own, err := x.key(schema.LocalNode)
 	if err != nil {
-		return nil, err
+		return nil, nil, 0, err
 	}
 	s := x.tx.Stmt("SELECT exported FROM bucket WHERE id = ?")
 	s.BindInt64(1, x.bucket.ID)
 	if _, err := s.Step(); err != nil {
-		return nil, err
+		return nil, nil, 0, err
 	}
-	after := schema.Stamp(s.ColumnInt64(0))
+	exported = schema.Stamp(s.ColumnInt64(0))
 	for _, r := range all {
-		if r.ID.Node == own && r.ID.Stamp > after {
+		if r.ID.Node == own && r.ID.Stamp > exported {
 			news = append(news, r)
+		} else {
+			told = append(told, r)
 		}
 	}
-	s = x.tx.Stmt("UPDATE bucket SET exported = ? WHERE id = ?")
-	s.BindInt64(1, int64(max(upTo, after)))
+	return told, news, exported, nil
+}
+
+// advanceRecords returns this node's records since the last export.
+func (x *exchange) advanceRecords(upTo schema.Stamp) ([]BucketRecord, error) {
+	_, news, exported, err := x.splitRecords()
+	if err != nil {
+		return nil, err
+	}
+	s := x.tx.Stmt("UPDATE bucket SET exported = ? WHERE id = ?")
+	s.BindInt64(1, int64(max(upTo, exported)))
 	s.BindInt64(2, x.bucket.ID)
 	return news, run(s)
 }

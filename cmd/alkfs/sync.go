@@ -279,8 +279,6 @@ func (a *app) printSync(b alkfs.BucketStatus, pid int) error {
 		if reads := b.Role < alkfs.ReadWrite && b.Waiting > 0; reads || b.Void > 0 {
 			a.printf("  not sent to anybody, as this machine may not write: %d versions, and %d changes from when it might; they go when an admin makes it a writer (`alkfs peer grant`)\n", b.Waiting, b.Void)
 		}
-	}
-	if !a.json {
 		for _, l := range b.Leaving {
 			a.printf("  branch %s is leaving: %s\n", quote(l.Branch), waitsText(l.Waits))
 		}
