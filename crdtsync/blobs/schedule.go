@@ -208,6 +208,7 @@ func (f *Fetcher) dropForeignLocked(w *work, now time.Time) (next time.Time) {
 // longest, if that is too long. mu must be held.
 func (f *Fetcher) rescueLocked(p *peer, now, again time.Time, bulk bool) (*task, time.Time) {
 	var late *chunk
+	var missing []blobstore.Range
 	for _, w := range f.mu.works {
 		if len(w.demands) == 0 || len(w.refused[p.Key()]) >= len(w.buckets) {
 			continue
@@ -227,15 +228,13 @@ func (f *Fetcher) rescueLocked(p *peer, now, again time.Time, bulk bool) (*task,
 			if due.After(now) {
 				again = earlier(again, due)
 			} else if late == nil || c.began.Before(late.began) {
-				late = c
+				if m := w.p.Lacks(c.r); len(m) > 0 {
+					late, missing = c, m
+				}
 			}
 		}
 	}
 	if late == nil {
-		return nil, again
-	}
-	missing := late.w.p.Lacks(late.r)
-	if len(missing) == 0 {
 		return nil, again
 	}
 	d := late.w.demands[0]

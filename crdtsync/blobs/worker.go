@@ -38,10 +38,10 @@ func (f *Fetcher) worker(ctx context.Context, p *peer, bulk bool) {
 		}
 		t, ok := f.next(idle, p, bulk)
 		cancel()
-		if ctx.Err() != nil {
-			return
-		}
 		if !ok {
+			if ctx.Err() != nil {
+				return
+			}
 			drop()
 			continue
 		}
