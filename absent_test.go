@@ -296,3 +296,27 @@ func TestBucketsWithContent(t *testing.T) {
 		t.Errorf("the shared bucket: %v", u)
 	}
 }
+
+// stuck is a source that brings nothing, and tells when it is asked.
+type stuck func()
+
+func (asked stuck) Fetch(ctx context.Context, _ *blobstore.Partial, _ []blobstore.Range, _ blobstore.Priority) error {
+	asked()
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A read that waits for another machine ends with the context of the file.
+func TestReadOfAbsentContentIsInterrupted(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	mustDo(t, openView(t, s, Spec{}).WriteFile("a", bytes.Repeat([]byte("far away "), 1<<16), 0o644))
+	e, _ := emptied(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	e.blobs.SetSource(stuck(cancel))
+	f, err := openView(t, e, Spec{}).OpenContext(ctx, "a")
+	mustDo(t, err)
+	defer f.Close()
+	if _, err := io.Copy(io.Discard, f); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, not %v", err, context.Canceled)
+	}
+}

@@ -17,6 +17,7 @@ var (
 	ErrNoStore     = fmt.Errorf("there is no store there (%w)", syscall.ENOENT) // with Options.MustExist
 	ErrNewerFormat = schema.ErrNewerFormat
 	ErrReadOnly    = schema.ErrReadOnly
+	ErrNotHere     = blobstore.ErrNotHere // content that only other machines have, and none of them brought
 )
 
 // NothingCameError says that a bucket was joined and nothing of it has come yet.

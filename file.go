@@ -1,6 +1,7 @@
 package alkfs
 
 import (
+	"context"
 	"io"
 	"io/fs"
 	"time"
@@ -32,6 +33,16 @@ type blobFile struct {
 	blob *blobstore.Blob
 	*io.SectionReader
 	closed bool
+}
+
+// blobReader reads a blob until ctx ends.
+type blobReader struct {
+	ctx  context.Context
+	blob *blobstore.Blob
+}
+
+func (r blobReader) ReadAt(p []byte, off int64) (int, error) {
+	return r.blob.ReadAtContext(r.ctx, p, off)
 }
 
 func (f *blobFile) Stat() (fs.FileInfo, error) { return f.info, nil }

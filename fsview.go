@@ -1,6 +1,7 @@
 package alkfs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -75,6 +76,12 @@ func (v *View) ReadOnly() bool { return v.v.ReadOnly() || v.store.readOnly }
 // Open opens a file or directory for reading. A file keeps the content it had
 // when it was opened, and implements io.ReaderAt, io.Seeker and io.WriterTo.
 func (v *View) Open(name string) (fs.File, error) {
+	return v.OpenContext(context.Background(), name)
+}
+
+// OpenContext is Open of a file whose reads end with ctx, also while they wait for
+// another machine.
+func (v *View) OpenContext(ctx context.Context, name string) (fs.File, error) {
 	defer v.store.done(opOpen, latency.Now())
 	in, err := v.stat("open", name, true)
 	if err != nil {
@@ -91,7 +98,7 @@ func (v *View) Open(name string) (fs.File, error) {
 	if err != nil {
 		return nil, pathError("open", name, err)
 	}
-	return &blobFile{path: name, info: info, blob: blob, SectionReader: io.NewSectionReader(blob, 0, in.Size)}, nil
+	return &blobFile{path: name, info: info, blob: blob, SectionReader: io.NewSectionReader(blobReader{ctx, blob}, 0, in.Size)}, nil
 }
 
 func (v *View) openBlob(in pathtree.Inode) (*blobstore.Blob, error) {

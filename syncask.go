@@ -115,8 +115,13 @@ func askSyncer[T any](ctx context.Context, s *Store, patience time.Duration, que
 		if err == nil && a.Err != "" {
 			return nil, errors.New(a.Err)
 		}
-		if err == nil || ctx.Err() != nil {
-			return a.All, err
+		switch {
+		case err == nil:
+			return a.All, nil
+		case errors.Is(ctx.Err(), context.DeadlineExceeded):
+			return nil, fmt.Errorf("the process that synchronises (%d) did not answer in time", st.PID)
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
 		}
 		s.log.Debug("a process did not answer", "socket", name, keyError, err)
 	}

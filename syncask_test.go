@@ -1,8 +1,12 @@
 package alkfs
 
 import (
+	"bufio"
+	"context"
 	"errors"
+	"net"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -26,6 +30,33 @@ func TestAnswersOfTheSyncer(t *testing.T) {
 	}
 	if all, err := askSyncer[Reached](t.Context(), s, time.Second, askReach, time.Second); err != nil || len(all) != 0 {
 		t.Errorf("of nobody: %v, %v", all, err)
+	}
+}
+
+// An interrupt ends the wait for an answer, as an interrupt.
+func TestQuestionToTheSyncerIsInterrupted(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	lock, err := lockFile(filepath.Join(s.dir, syncLockFile))
+	mustDo(t, err)
+	defer lock.Close()
+	mustDo(t, os.WriteFile(filepath.Join(s.dir, syncStatusFile), []byte(`{"PID": 1}`), 0o600))
+	mustDo(t, os.MkdirAll(filepath.Join(s.dir, runDir), 0o700))
+	l, err := net.Listen("unix", filepath.Join(s.dir, runDir, "1-mute.sock"))
+	mustDo(t, err)
+	defer l.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		_, _ = bufio.NewReader(c).ReadString('\n')
+		cancel()
+		_, _ = c.Read(make([]byte, 1)) // until the other side hangs up
+	}()
+	if _, err := s.SyncNow(ctx, time.Hour); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, not %v", err, context.Canceled)
 	}
 }
 

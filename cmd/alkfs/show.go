@@ -148,7 +148,7 @@ func (a *app) cat(s *alkfs.Store, spec alkfs.Spec) error {
 	if err != nil {
 		return err
 	}
-	f, err := v.Open(fsPath(spec))
+	f, err := v.OpenContext(a.ctx, fsPath(spec))
 	if err != nil {
 		return err
 	}

@@ -131,6 +131,8 @@ func (a *app) hint(err error) string {
 		return remote.Hint
 	case errors.As(err, &came):
 		return "`" + a.selfWithStore() + " serve --sync :4747` gets it while another member is connected; `alkfs sync status` shows how it stands"
+	case errors.Is(err, alkfs.ErrNotHere):
+		return "its bytes are on other machines: `alkfs where SPEC` shows on which, `alkfs sync status` which are connected"
 	case errors.Is(err, alkfs.ErrNoStore):
 		return "`alkfs init` makes one, and so does `alkfs mount DIR`; another place is named with --store or ALKFS_STORE"
 	case errors.As(err, &usage), errors.Is(err, alkfs.ErrBadSpec):
