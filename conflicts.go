@@ -1,6 +1,7 @@
 package alkfs
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/alkdev/alkfs/pathtree"
@@ -11,6 +12,7 @@ import (
 type (
 	SyncConflict = pathtree.SyncConflict
 	ConflictSide = pathtree.ConflictSide
+	VersionID    = pathtree.VersionID
 	Keep         = pathtree.Keep
 )
 
@@ -20,6 +22,34 @@ const (
 	KeepOther = pathtree.KeepOther
 	KeepBoth  = pathtree.KeepBoth
 )
+
+// AttributeConflict is the kind that KeepBoth does not settle.
+const AttributeConflict = pathtree.AttributeConflict
+
+// Author is a member that changed something.
+type Author struct {
+	Key  NodeKey // the one that it has now
+	Name string
+	Here bool // it is this one
+}
+
+// Authors returns a function that says which member made a version of what is in a
+// shared bucket.
+func (s *Store) Authors(bucket string) (func(VersionID) Author, error) {
+	r, b, err := s.syncBucket(bucket)
+	if err != nil {
+		return nil, err
+	}
+	m, err := r.Membership(b.UUID)
+	if err != nil {
+		return nil, err
+	}
+	return func(id VersionID) Author {
+		k := m.Heir(NodeKey(id.Node))
+		o, _ := m.Member(k)
+		return Author{Key: k, Name: cmp.Or(o.Name, k.Short()), Here: k == r.Key()}
+	}, nil
+}
 
 // SyncConflicts returns what members of a shared bucket changed at the same time
 // in different ways, and nobody has settled. What lost is kept until then.
@@ -44,7 +74,7 @@ func (s *Store) ResolveSyncConflict(c SyncConflict, keep Keep, other int) error 
 	if err := s.everything(); err != nil {
 		return err
 	}
-	var id pathtree.VersionID
+	var id VersionID
 	if keep == KeepOther {
 		if other < 0 || other >= len(c.Others) {
 			return fmt.Errorf("the conflict has %d other sides", len(c.Others))

@@ -31,7 +31,7 @@ func (k SyncConflictKind) String() string { return syncConflictNames[k] }
 type SyncConflict struct {
 	Kind   SyncConflictKind
 	Branch int64
-	Path   string // on that branch; "" when nothing shows it
+	Path   string // on that branch; of a removed file one that it had; "" when nothing shows it
 	Thing  VersionKind
 	Ino    Ino    // of the file; of a name the directory
 	Name   string // of a name or extended attribute
@@ -47,6 +47,8 @@ type ConflictSide struct {
 	Hash blobstore.Hash
 	Size int64 // bytes
 	Mode uint32
+	UID  uint32
+	GID  uint32
 	Copy string // name of the conflict copy that shows it, "" without one
 }
 
@@ -267,21 +269,29 @@ func (r *resolver) sayInode(m *member) error {
 
 // undelete gives a file its content and the name it had last, or one like it.
 func (r *resolver) undelete(in Inode) error {
-	es, err := r.x.everNamed(in.Ino)
+	at, err := r.x.placeOfRemoved(r.v, in.Ino)
 	if err != nil {
 		return err
 	}
-	if len(es) == 0 {
-		return syscall.ENOENT
+	return r.name(&in, at)
+}
+
+// placeOfRemoved returns a place that a removed file had, in a directory that is
+// there still, or else one like it in the root.
+func (x *exchange) placeOfRemoved(v *View, i Ino) (edge, error) {
+	es, err := x.everNamed(i)
+	if err != nil {
+		return edge{}, err
 	}
-	at := edge{r.v.Root(), es[0].name}
 	for _, e := range es {
-		if _, err := r.v.dir(r.tx, e.parent); err == nil {
-			at = e
-			break
+		if _, err := v.dir(x.tx, e.parent); err == nil {
+			return e, nil
 		}
 	}
-	return r.name(&in, at)
+	if len(es) == 0 {
+		return edge{}, syscall.ENOENT
+	}
+	return edge{v.Root(), es[0].name}, nil
 }
 
 // name gives an inode a name, or one like it where that is taken.

@@ -256,7 +256,7 @@ func TestDeleteConflict(t *testing.T) {
 		a.unlink(a.main, "f")
 		meet(a, b)
 		wantEqual(t, a, b)
-		f := onlyConflict(t, DeleteConflict, "", a, b)
+		f := onlyConflict(t, DeleteConflict, "f", a, b)
 		if f.Others[0].Hash != blobstore.Sum([]byte("edited")) || !f.Shown.Gone {
 			t.Fatalf("%+v", f)
 		}
@@ -284,7 +284,7 @@ func TestKeepBothOfWhatWasRemoved(t *testing.T) {
 	c.age()
 	c.setContent(c.main, "f", "by c")
 	meet(all...)
-	f := onlyConflict(t, DeleteConflict, "", all...)
+	f := onlyConflict(t, DeleteConflict, "f", all...)
 	a.resolve(f, KeepBoth, VersionID{})
 	meet(all...)
 	wantEqual(t, all...)
@@ -709,5 +709,5 @@ func TestDeletionHeardOfLast(t *testing.T) {
 	c.take(names)
 	meet(all...)
 	wantEqual(t, all...)
-	onlyConflict(t, DeleteConflict, "", all...)
+	onlyConflict(t, DeleteConflict, "f", all...)
 }

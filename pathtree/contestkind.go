@@ -218,7 +218,7 @@ func (x *exchange) side(c *contest, k int) (s ConflictSide, err error) {
 				return s, err
 			}
 			if in != nil {
-				s.Hash, s.Size, s.Mode = in.Hash, in.Size, in.Mode
+				s.Hash, s.Size, s.Mode, s.UID, s.GID = in.Hash, in.Size, in.Mode, in.UID, in.GID
 			}
 			made, err := x.made(c, m)
 			if err != nil {
@@ -230,7 +230,7 @@ func (x *exchange) side(c *contest, k int) (s ConflictSide, err error) {
 		}
 	case InodeVersion:
 		in := m.v.Inode
-		s.Ino, s.Mode, s.Hash, s.Size = c.ino, in.Mode, in.Hash, in.Size
+		s.Ino, s.Hash, s.Size, s.Mode, s.UID, s.GID = c.ino, in.Hash, in.Size, in.Mode, in.UID, in.GID
 		s.Gone = in.Groups&(groupContent|groupAttrs) == 0
 	default:
 		s.Ino, s.Gone = c.ino, m.v.Value == nil
@@ -274,15 +274,23 @@ func (x *exchange) conflictPath(f *SyncConflict) (string, error) {
 		return "", err
 	}
 	v := &View{tree: x.t, bucket: x.bucket, chain: ch, live: ch.hasLive()}
-	path, err := v.path(x.tx, f.Ino)
+	at, path := edge{parent: f.Ino}, ""
+	switch {
+	case f.Thing == DentryVersion:
+		at.name = f.Name
+	case f.Thing == InodeVersion && f.Kind == DeleteConflict:
+		at, err = x.placeOfRemoved(v, f.Ino)
+	}
+	if err == nil {
+		path, err = v.path(x.tx, at.parent)
+	}
 	switch e := Errno(err); {
 	case e == unix.ENOENT || e == unix.ELOOP:
 		return "", nil
 	case err != nil:
 		return "", err
-	}
-	if f.Thing == DentryVersion {
-		path = join(path, f.Name)
+	case at.name != "":
+		path = join(path, at.name)
 	}
 	return path, nil
 }

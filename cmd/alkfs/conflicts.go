@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/alkdev/alkfs"
 )
@@ -12,7 +13,7 @@ import (
 func (a *app) conflictsCommand() *cobra.Command {
 	return group("conflicts", "What machines changed at the same time in different ways",
 		`  alkfs conflicts ls work
-  alkfs conflicts resolve work:notes.txt --other`,
+  alkfs conflicts resolve work:notes.txt --other 1`,
 		a.conflictsLsCommand(), a.conflictsResolveCommand())
 }
 
@@ -29,50 +30,82 @@ conflict is settled, or the thing is changed by somebody who has seen them.`,
 				if err != nil {
 					return err
 				}
+				if len(list) == 0 {
+					return nil
+				}
+				by, err := s.Authors(args[0])
+				if err != nil {
+					return err
+				}
 				for _, c := range list {
-					if err := a.printConflict(s, args[0], c); err != nil {
+					if err := a.printConflict(s, args[0], c, by); err != nil {
 						return err
 					}
 				}
 				return nil
 			})
 		},
+		ValidArgsFunction: a.completeThen(1, a.completeBuckets),
 	}
 }
 
-func (a *app) printConflict(s *alkfs.Store, bucket string, c alkfs.SyncConflict) error {
+func (a *app) printConflict(s *alkfs.Store, bucket string, c alkfs.SyncConflict, by authors) error {
 	where := bucket + "/" + s.BranchName(c.Branch) + ":" + c.Path
 	if a.json {
 		others := make([]any, 0, len(c.Others))
 		for _, o := range c.Others {
-			others = append(others, sideObject(o))
+			others = append(others, sideObject(o, by))
 		}
-		return a.emit("kind", c.Kind.String(), "spec", where, "name", c.Name, "shown", sideObject(c.Shown), "others", others)
+		return a.emit("kind", c.Kind.String(), "spec", where, "name", c.Name, "shown", sideObject(c.Shown, by), "others", others)
 	}
-	a.printf("%s: %s\n  shown  %s\n", quote(where), c.Kind, conflictSideText(c.Shown))
+	a.printf("%s: %s\n  shown    %s\n", quote(where), c.Kind, versionText(c, c.Shown, by))
 	for i, o := range c.Others {
-		a.printf("  other %d %s\n", i+1, conflictSideText(o))
+		a.printf("  other %d  %s\n", i+1, versionText(c, o, by))
 	}
 	return nil
 }
 
-func sideObject(o alkfs.ConflictSide) object {
-	return object{"time", o.ID.Stamp.Time().UTC().Format(time.RFC3339Nano), "node", fmt.Sprintf("%x", o.ID.Node[:]), "gone", o.Gone,
-		"hash", o.Hash.String(), "size", o.Size, "mode", fmt.Sprintf("%o", o.Mode), "copy", o.Copy}
+// authors says which machine made a version.
+type authors = func(alkfs.VersionID) alkfs.Author
+
+func sideObject(o alkfs.ConflictSide, by authors) object {
+	who := by(o.ID)
+	return object{"time", o.ID.Stamp.Time().UTC().Format(time.RFC3339Nano), "node", fmt.Sprintf("%x", o.ID.Node[:]),
+		"peer", who.Key.String(), "peer_name", who.Name, "here", who.Here, "gone", o.Gone,
+		"hash", o.Hash.String(), "size", o.Size, "mode", fmt.Sprintf("%o", o.Mode), "uid", o.UID, "gid", o.GID, "copy", o.Copy}
 }
 
-func conflictSideText(o alkfs.ConflictSide) string {
-	text := fmt.Sprintf("%s by %x: ", o.ID.Stamp.Time().Format(time.DateTime), o.ID.Node[:4])
-	switch {
-	case o.Gone:
-		text += "deleted"
-	default:
-		text += fmt.Sprintf("%d bytes, %.12s, mode %o", o.Size, o.Hash, o.Mode&0o7777)
+// versionText says when who made a thing what.
+func versionText(c alkfs.SyncConflict, o alkfs.ConflictSide, by authors) string {
+	who := by(o.ID)
+	name := quote(who.Name)
+	if who.Here {
+		name = "this machine"
 	}
+	text := fmt.Sprintf("%s by %s: %s", o.ID.Stamp.Time().Format(time.DateTime), name, versionSays(c, o))
 	if o.Copy != "" {
 		text += ", as " + quote(o.Copy)
 	}
 	return text
+}
+
+func versionSays(c alkfs.SyncConflict, o alkfs.ConflictSide) string {
+	attributes := c.Kind == alkfs.AttributeConflict
+	switch kind := o.Mode & unix.S_IFMT; {
+	case attributes && c.Name != "" && o.Gone:
+		return quote(c.Name) + " removed"
+	case attributes && c.Name != "":
+		return quote(c.Name) + " set"
+	case o.Gone:
+		return "deleted"
+	case attributes:
+		return fmt.Sprintf("mode %o, owner %d:%d", o.Mode&0o7777, o.UID, o.GID)
+	case kind == unix.S_IFDIR:
+		return "a directory"
+	case kind == unix.S_IFLNK:
+		return "a link"
+	}
+	return fmt.Sprintf("%s, %.12s", bytesText(o.Size), o.Hash)
 }
 
 func (a *app) conflictsResolveCommand() *cobra.Command {
@@ -124,6 +157,7 @@ it. The other machines hear of it.`,
 			})
 		},
 	}
+	c.ValidArgsFunction = a.completeThen(1, a.completeSpecs)
 	c.Flags().IntVar(&other, "other", 0, "the side to show instead, counted from 1")
 	c.Flags().BoolVar(&both, "both", false, "keep all sides, beside each other")
 	return c
