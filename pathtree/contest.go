@@ -169,13 +169,15 @@ func (m *importer) contests() error {
 	if err := m.contestsOf(); err != nil {
 		return err
 	}
-	todo := slices.SortedFunc(maps.Keys(m.forked), func(a, b thingAt) int {
-		return cmp.Or(cmp.Compare(a.branch, b.branch), compareThings(a.thing, b.thing))
-	})
-	clear(m.forked)
-	for _, t := range todo {
-		if err := m.judge(t); err != nil {
-			return err
+	for len(m.forked) > 0 { // a file that loses a conflict copy, or wins one, is judged after that
+		todo := slices.SortedFunc(maps.Keys(m.forked), func(a, b thingAt) int {
+			return cmp.Or(cmp.Compare(a.branch, b.branch), compareThings(a.thing, b.thing))
+		})
+		clear(m.forked)
+		for _, t := range todo {
+			if err := m.judge(t); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -711,3 +711,87 @@ func TestDeletionHeardOfLast(t *testing.T) {
 	wantEqual(t, all...)
 	onlyConflict(t, DeleteConflict, "f", all...)
 }
+
+// What is said of a file whose making has not come is no conflict yet, in whatever order
+// it was heard: the file does not show.
+func TestNoConflictAboutAFileThatIsNotKnown(t *testing.T) {
+	all := newReplicas(t, 5)
+	a, b, c, d, e := all[0], all[1], all[2], all[3], all[4]
+	a.make(a.main, "f")
+	made := a.export()
+	b.take(made)
+	c.take(made)
+	b.setContent(b.main, "f", "edited")
+	c.age()
+	c.rename(c.main, "f", "g", 0)
+	edited, renamed := b.export(), c.export()
+	d.take(Batch{Versions: append(edited.Versions, renamed.Versions...)})
+	e.take(renamed)
+	e.take(edited)
+	noConflict(t, d, e)
+	d.take(made)
+	e.take(made)
+	meet(all...)
+	wantEqual(t, all...)
+	noConflict(t, all...)
+}
+
+// A file has the name that it was given, also where a directory that was put back was shown
+// under it until then: its content is not lost, and what else is in conflict is told.
+func TestNameWhereADirectoryWasPutBack(t *testing.T) {
+	all := newReplicas(t, 4)
+	a, b, c, d := all[0], all[1], all[2], all[3]
+	a.make(a.main, "f")
+	a.make(a.main, "g")
+	a.make(a.main, "d/")
+	meet(all...)
+	b.make(b.main, "d/x")
+	b.setContent(b.main, "f", "edited")
+	b.setContent(b.main, "g", "from b")
+	a.unlink(a.main, "d")
+	removed, edited := a.export(), b.export()
+	c.take(removed)
+	c.age()
+	c.rename(c.main, "f", "d", 0)
+	c.setContent(c.main, "g", "from c")
+	d.take(removed)
+	d.take(edited)
+	if told := d.take(c.export()).Conflicts; len(told) != 1 || told[0].Path != "g" {
+		t.Errorf("told of %+v", told)
+	}
+	meet(all...)
+	wantEqual(t, all...)
+	onlyConflict(t, ContentConflict, "g", all...)
+}
+
+// A file that loses its conflict copy, its last name, is judged anew.
+func TestDeletionByLosingTheCopy(t *testing.T) {
+	all := newReplicas(t, 6)
+	a, b, c, d, e, f := all[0], all[1], all[2], all[3], all[4], all[5]
+	a.make(a.main, "n")
+	a.setContent(a.main, "n", "from a")
+	b.age()
+	b.make(b.main, "n")
+	b.setContent(b.main, "n", "from b")
+	first, second := a.export(), b.export()
+	c.take(first)
+	d.take(first)
+	c.setContent(c.main, "n", "edited")
+	d.age()
+	n := d.mustStat(d.main, "n")
+	d.write(func(tx *schema.Tx) error { _, err := d.main.Link(tx, n.Ino, d.main.Root(), "m"); return err })
+	d.unlink(d.main, "m")
+	edited, linked := c.export(), d.export()
+	b.age()
+	b.setContent(b.main, "n", "edited")
+	last := b.export()
+	for _, part := range []Batch{first, second, edited, linked, last} {
+		e.take(part)
+	}
+	for _, part := range []Batch{first, second, last, edited, linked} {
+		f.take(part)
+	}
+	meet(all...)
+	wantEqual(t, all...)
+	onlyConflict(t, DeleteConflict, "n", all...)
+}

@@ -105,6 +105,11 @@ func (m *importer) setCopy(c *contest, name string, want map[string]dentryRow) e
 		}
 		m.suspect(r.branch).edge(e, is.ino, w.ino)
 		m.noteCount(r.branch, e, stamp, is.ino, w.ino)
+		for _, i := range []Ino{is.ino, w.ino} {
+			if err := m.ifContested(thingAt{r.branch, thing{kind: InodeVersion, ino: i}}); err != nil {
+				return err
+			}
+		}
 	}
 	if is.stamp != 0 {
 		if err := deleteDentry(m.tx, c.ino, name, is.version); err != nil {

@@ -56,8 +56,11 @@ func distinct(c *contest, ks []int, same func(a, b *member) bool) (kept []int) {
 }
 
 // inodeConflict finds versions that set the same group to different values, and
-// content written where another deleted the file.
+// content written where another deleted the file; none while the inode is not known.
 func (x *exchange) inodeConflict(c *contest, f *SyncConflict) ([]int, error) {
+	if in, err := x.inode(c.branch, c.ino); in == nil || err != nil {
+		return nil, err // decided anew when it comes
+	}
 	if !isDirIno(c.ino) {
 		content := c.maximal(func(m *member) bool { return m.v.Inode.Groups&groupContent != 0 })
 		if lost, err := x.deleted(c, content); err != nil || lost != nil {
@@ -86,12 +89,7 @@ func (x *exchange) deleted(c *contest, content []int) ([]int, error) {
 	if len(c.maximal(anyMember)) < 2 {
 		return nil, nil
 	}
-	ch, err := x.chain(c.branch)
-	if err != nil {
-		return nil, err
-	}
-	v := &View{tree: x.t, bucket: x.bucket, chain: ch, live: ch.hasLive()}
-	if _, err := v.place(x.tx, c.ino); Errno(err) != unix.ENOENT {
+	if named, err := x.named(c.branch, c.ino); named || err != nil {
 		return nil, err
 	}
 	removals := c.maximal(func(m *member) bool { return m.v.Inode.Groups&groupLinks != 0 })
@@ -110,6 +108,21 @@ func (x *exchange) deleted(c *contest, content []int) ([]int, error) {
 		return nil, nil
 	}
 	return append(lost, l), nil
+}
+
+// named reports whether the head of a branch has a name for an inode, before repair.
+func (x *exchange) named(branch int64, i Ino) (bool, error) {
+	ch, err := x.chain(branch)
+	if err != nil {
+		return false, err
+	}
+	es, err := x.everNamed(i)
+	for _, e := range es {
+		if r, err := findRaw(x, ch, e); r.ino == i || err != nil {
+			return err == nil, err
+		}
+	}
+	return false, err
 }
 
 // nameConflict finds heads of an entry that lead to different things.
