@@ -108,9 +108,10 @@ packages=$(go list ./... | grep -v '/integration') || fail
 go test -race "${tags[@]}" -timeout 40m $packages 2>&1 | tee "$top/packages.log" || fail
 
 # Many histories of nodes on a bad network, without -race, with which
-# they take thirty times as long; two at a time. The runtime is one that does
-# the same each time, so that a seed that fails can be replayed; with a Go that
-# it cannot be made of, the histories run all the same.
+# they take thirty times as long; two at a time, nightly one of them with more
+# faults (-sim.harsh). The runtime is one that does the same each time, so that a
+# seed that fails can be replayed; with a Go that it cannot be made of, the
+# histories run all the same.
 begin "go test (simulation)"
 traces=${ALKFS_SIM_TRACES:-/tmp} # of what failed; they are not removed
 if overlay=$(go run ./crdtsync/seededgo); then
@@ -124,7 +125,7 @@ histories=1000
 [ "$mode" = nightly ] && histories=20000
 for half in 0 1; do
 	go test "${seeded[@]}" -timeout 150m -run '^TestSimulation$' ./crdtsync -sim.runs=$histories -sim.keep="$traces" \
-		$([ "$mode" = nightly ] || echo -sim.from=$((1 + half * histories))) >"$top/simulation.$half.log" 2>&1 &
+		$([ "$mode" = nightly ] && echo -sim.harsh=$half || echo -sim.from=$((1 + half * histories))) >"$top/simulation.$half.log" 2>&1 &
 	sims[half]=$!
 done
 for half in 0 1; do

@@ -21,10 +21,11 @@ import (
 )
 
 var (
-	simSeed = flag.Uint64("sim.seed", 0, "replay the one history of TestSimulation that this seed makes, with the log of every node")
-	simKeep = flag.String("sim.keep", "", "directory for the trace, and the stores, of a history that failed")
-	simFrom = flag.Uint64("sim.from", simFirstSeed(), "seed of the first history of TestSimulation")
-	simRuns = flag.Int("sim.runs", simHistories, "histories of TestSimulation")
+	simSeed  = flag.Uint64("sim.seed", 0, "replay the one history of TestSimulation that this seed makes, with the log of every node")
+	simKeep  = flag.String("sim.keep", "", "directory for the trace, and the stores, of a history that failed")
+	simFrom  = flag.Uint64("sim.from", simFirstSeed(), "seed of the first history of TestSimulation")
+	simRuns  = flag.Int("sim.runs", simHistories, "histories of TestSimulation")
+	simHarsh = flag.Bool("sim.harsh", false, "have histories with more faults, roles, keys, parts and compactions, and less content: other ones by the same seeds")
 )
 
 // TestSimulation has a few nodes, each with a real store and engine, live
@@ -61,6 +62,7 @@ type sim struct {
 	net         *simNet
 	nodes       []*simNode
 	bucket      [16]byte
+	shares      simShares
 	roles       bool   // they change
 	keys        bool   // they are replaced
 	outlaw      string // name of the node that is shut out in the end, wherever its changes have got to; "": none
@@ -82,10 +84,10 @@ type simPart struct {
 	on  bool
 }
 
-// newSimPart returns the part of that number, which is on in one of so many histories.
-func newSimPart(seed, number uint64, of int) simPart {
+// newSimPart returns the part of that number, which is on in a share of the histories.
+func newSimPart(seed, number uint64, in simShare) simPart {
 	p := simPart{rng: rand.New(rand.NewPCG(seed, number))}
-	p.on = p.rng.IntN(of) == 0
+	p.on = in.draw(p.rng)
 	return p
 }
 
@@ -109,8 +111,8 @@ func (s *sim) fatalf(format string, args ...any) {
 	if !simReplays {
 		how = "this was not a run that can be replayed exactly; to try the seed with those that can"
 	}
-	s.t.Fatalf("%s\n%s\nseed %d, trace %s, all of it in %s; %s: go test -tags simseeded -overlay \"$(go run ./crdtsync/seededgo)\" ./crdtsync -run 'TestSimulation$' -sim.seed=%d -v",
-		s.trace.last(400), fmt.Sprintf(format, args...), s.seed, s.trace.hash(), s.trace.keep(*simKeep, s.seed, "failed"), how, s.seed)
+	s.t.Fatalf("%s\n%s\nseed %d, trace %s, all of it in %s; %s: go test -tags simseeded -overlay \"$(go run ./crdtsync/seededgo)\" ./crdtsync -run 'TestSimulation$' -sim.harsh=%v -sim.seed=%d -v",
+		s.trace.last(400), fmt.Sprintf(format, args...), s.seed, s.trace.hash(), s.trace.keep(*simKeep, s.seed, "failed"), how, *simHarsh, s.seed)
 }
 
 func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
@@ -126,16 +128,17 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 	synctest.Test(t, func(t *testing.T) {
 		seedRuntime(seed)
 		trace = &simTrace{began: time.Now()}
-		s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), root: root, net: newSimNet(seed, trace), trace: trace, filters: newSimPart(seed, 2, 3), compactions: newSimPart(seed, 4, 3)}
+		in := simSharesOf(*simHarsh)
+		s := &sim{t: t, seed: seed, shares: in, rng: rand.New(rand.NewPCG(seed, 1)), root: root, net: newSimNet(seed, trace), trace: trace, filters: newSimPart(seed, 2, in.filters), compactions: newSimPart(seed, 4, in.compactions)}
 		s.texts.all = map[blobstore.Hash][]byte{}
-		s.bytes = s.rng.IntN(4) == 0
-		s.prunes = s.bytes && s.rng.IntN(2) == 0
-		s.roles = s.rng.IntN(3) == 0 && !s.bytes // what somebody who was shut out wrote need not be anywhere
-		if s.roles && s.rng.IntN(2) == 0 {
+		s.bytes = in.bytes.draw(s.rng)
+		s.prunes = s.bytes && in.prunes.draw(s.rng)
+		s.roles = in.roles.draw(s.rng) && !s.bytes // what somebody who was shut out wrote need not be anywhere
+		if s.roles && in.outlaw.draw(s.rng) {
 			s.outlaw = simNames[1:2]
 		}
-		s.keys = s.rng.IntN(3) == 0
-		s.sessions.simPart = newSimPart(seed, 3, 2)
+		s.keys = in.keys.draw(s.rng)
+		s.sessions.simPart = newSimPart(seed, 3, in.sessions)
 		s.sessions.on = s.sessions.on && s.bytes
 		nodes := 3
 		if s.rng.IntN(3) == 0 {
@@ -149,7 +152,7 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 			s.work()
 			s.compact()
 			switch {
-			case s.rng.IntN(6) == 0:
+			case in.fault.draw(s.rng):
 				s.fault()
 			case s.bytes && s.rng.IntN(2) == 0:
 				s.byteOperation()

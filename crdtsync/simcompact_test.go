@@ -11,7 +11,7 @@ import (
 // compact has some node that may compact the bucket, now and then.
 func (s *sim) compact() {
 	c := s.compactions
-	if !c.on || c.rng.IntN(8) != 0 {
+	if !c.on || !s.shares.compact.draw(c.rng) {
 		return
 	}
 	n := s.nodes[c.rng.IntN(len(s.nodes))]

@@ -13,7 +13,7 @@ import (
 // refilter has some node, but not the first, keep other branches, now and then.
 func (s *sim) refilter() {
 	f := s.filters
-	if !f.on || f.rng.IntN(6) != 0 {
+	if !f.on || !s.shares.refilter.draw(f.rng) {
 		return
 	}
 	n := s.nodes[f.rng.IntN(len(s.nodes))]
@@ -40,7 +40,7 @@ func (s *sim) checkFilters() bool {
 		return true
 	}
 	s.settleFilters()
-	if slices.ContainsFunc(s.lawful(), s.isWithOutlaw) {
+	if s.someWithOutlaw() {
 		return false
 	}
 	first := s.nodes[0]
@@ -62,7 +62,7 @@ func (s *sim) checkFilters() bool {
 		n.must(n.db.Commit())
 	}
 	s.settleFilters()
-	if slices.ContainsFunc(s.lawful(), s.isWithOutlaw) {
+	if s.someWithOutlaw() {
 		return false
 	}
 	for _, n := range s.lawful() {
@@ -90,6 +90,10 @@ func (s *sim) isWithOutlaw(n *simNode) bool {
 	return s.outlaw != "" && len(all) > 0
 }
 
+// someWithOutlaw reports whether isWithOutlaw holds for some node. Others cannot let go by
+// such a node what it might lack too.
+func (s *sim) someWithOutlaw() bool { return slices.ContainsFunc(s.lawful(), s.isWithOutlaw) }
+
 // settleFilters waits until nobody lacks anything, nor has what it does not keep.
 func (s *sim) settleFilters() {
 	for wait := time.Second; ; wait = wait * 5 / 4 {
@@ -104,7 +108,7 @@ func (s *sim) settleFilters() {
 			all, err := n.Branches(s.bucket)
 			n.must(err)
 			for _, b := range all {
-				if b.Keep == leaving || b.Keep == coming && !s.isWithOutlaw(n) {
+				if b.Keep == leaving && !s.someWithOutlaw() || b.Keep == coming && !s.isWithOutlaw(n) {
 					left += fmt.Sprintf("\n%s: %s is %v, %d stubs", n.name, b.Name, b.Keep, b.Stubs)
 				}
 			}

@@ -47,7 +47,7 @@ func TestSimulationReplays(t *testing.T) {
 		if (seed-*simFrom)%20 != 0 {
 			continue
 		}
-		out, err := exec.Command(os.Args[0], "-test.run=^TestSimulation$", "-test.v", fmt.Sprint("-sim.seed=", seed)).CombinedOutput()
+		out, err := exec.Command(os.Args[0], "-test.run=^TestSimulation$", "-test.v", fmt.Sprint("-sim.harsh=", *simHarsh), fmt.Sprint("-sim.seed=", seed)).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), fmt.Sprintf("seed %d: trace %s", seed, first.hash())) {
 			t.Errorf("seed %d: another process has not the trace %s, in %s; it says %v:\n%s", seed, first.hash(), first.keep(*simKeep, seed, "here"), err, out)
 		}
