@@ -40,6 +40,39 @@ func TestTwoEngines(t *testing.T) {
 	same(t, b, a, c)
 }
 
+// What is on its way is not sent again for marks that were made before it came.
+func TestSentOnce(t *testing.T) {
+	n := newMemNet()
+	a, c := newStore(t, "a"), newStore(t, "c")
+	b := a.makeBucket("team")
+	c.admit(a, b, identity.ReadWrite)
+	a.setPlaces(c.Key(), []string{"c"})
+	for i := range 100 {
+		a.write(b, fmt.Sprintf("d%d/a", i), strings.Repeat("x", 100))
+	}
+	if _, err := a.Drain(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	arrived, _, err := a.Missing(b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	envelopes, err := a.Envelopes(arrived, 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := int64(len(slices.Concat(envelopes...)))
+	start(t, n, a, Options{})
+	rc := start(t, n, c, Options{})
+	same(t, b, a, c)
+	if _, err := rc.Reach(t.Context()); err != nil { // until a has sent what it would
+		t.Fatal(err)
+	}
+	if in := rc.traffic.with(a.Key()).In; in > size*3/2 {
+		t.Errorf("%d bytes of changes came in %d", size, in)
+	}
+}
+
 // TestThroughAThird has two nodes that only ever talk to a third.
 func TestThroughAThird(t *testing.T) {
 	n := newMemNet()
@@ -325,4 +358,33 @@ func TestPlaceOfAMemberThatIsNew(t *testing.T) {
 		addrs, _, err := a.placesOf(d.Key())
 		return err == nil && slices.Equal(addrs, []string{"d"})
 	})
+}
+
+func TestFlying(t *testing.T) {
+	var f flying
+	f.landed(0) // an alkfs that does not count
+	f.add([]int64{1})
+	if got := f.without([]int64{1, 2}); len(got) != 2 {
+		t.Errorf("to one that does not count only %d are sent", got)
+	}
+	f.landed(1)
+	f.add([]int64{1, 2})
+	f.add([]int64{3})
+	for _, c := range []struct {
+		got         uint64
+		lacks, want []int64
+	}{
+		{got: 1, lacks: []int64{1, 2, 3, 4}, want: []int64{4}},
+		{got: 1, lacks: []int64{1, 2, 3}},
+		{got: 2, lacks: []int64{3, 4}, want: []int64{4}},
+		{got: 2, lacks: []int64{2, 3, 4}, want: []int64{2, 3, 4}}, // 2 was held back, and 3 will be
+		{got: 1, lacks: []int64{3}},                               // older marks
+		{got: 3, lacks: []int64{3}, want: []int64{3}},
+		{got: 99, lacks: []int64{3}, want: []int64{3}},
+	} {
+		f.landed(c.got)
+		if got := f.without(slices.Clone(c.lacks)); !slices.Equal(got, c.want) {
+			t.Errorf("marks after %d messages lack %d: %d are sent, want %d", c.got-1, c.lacks, got, c.want)
+		}
+	}
 }

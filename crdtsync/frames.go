@@ -64,6 +64,7 @@ type marks struct {
 	Filter uint64   `cbor:"6,keyasint,omitempty"` // that of the sender, which it has sent before
 	Seen   uint64   `cbor:"7,keyasint,omitempty"` // the newest filter that it has of the receiver
 	Void   int64    `cbor:"8,keyasint,omitempty"` // like Lacks, of changes that do not count, and need not be there whole
+	Got    uint64   `cbor:"9,keyasint,omitempty"` // 1 + how many of the receiver's changes messages were taken in before; 0: it does not say
 }
 
 type changes struct {

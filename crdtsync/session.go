@@ -49,6 +49,7 @@ type feed struct {
 	sent     int64       // number of the newest change sent
 	acked    int64       // number that the peer acknowledged
 	ack      int64       // number of the peer's to acknowledge; 0: none
+	got      uint64      // messages of changes of the peer that were taken in
 	answered uint64      // newest round (Engine.Reach) in which the peer said that it has sent all
 	last     marks       // newest marks of the peer, without Marks
 	round    uint64      // how many marks of the peer there were
@@ -59,6 +60,7 @@ type feed struct {
 	needs    chan *need  // that the peer asks for
 	asking   *asking     // what the peer was asked for; nil: nothing
 	wants    cachedWants // only for what sends
+	flying   flying      // only for what sends
 	packs    packFeed
 }
 
@@ -67,6 +69,45 @@ func newFeed() *feed {
 		marks: make(chan *marks, 1), needs: make(chan *need, 1),
 		packs: packFeed{told: map[[32]byte]bool{}, theirs: map[[32]byte]bool{}, without: map[[32]byte]bool{}},
 	}
+}
+
+// flying is what was sent, a message of changes after the other, and not said to have
+// been taken in. Marks that the peer made meanwhile lack it.
+type flying struct {
+	counted  bool      // the peer counts messages
+	before   uint64    // messages that it took in
+	messages [][]int64 // numbers of the changes in those that followed
+}
+
+func (f *flying) add(arrived []int64) {
+	if f.counted {
+		f.messages = append(f.messages, arrived)
+	}
+}
+
+// landed takes what the marks of the peer say in Got.
+func (f *flying) landed(got uint64) {
+	f.counted = got > 0
+	if got > f.before+1 {
+		n := min(got-1-f.before, uint64(len(f.messages)))
+		f.before += n
+		f.messages = slices.Delete(f.messages, 0, int(n))
+	}
+}
+
+// without returns what of arrived is to be sent: not what is on its way, except after
+// something that was sent and held back there, as it was then held back as well.
+func (f *flying) without(arrived []int64) []int64 {
+	out := map[int64]bool{}
+	for _, m := range f.messages {
+		for _, n := range m {
+			out[n] = true
+		}
+	}
+	for len(arrived) > 0 && out[arrived[0]] {
+		arrived = arrived[1:]
+	}
+	return arrived
 }
 
 func newSession(e *Engine, peer identity.Key, w io.Writer) *session {
@@ -226,6 +267,7 @@ func (s *session) sendMarks(b [16]byte, f *feed, answer uint64) error {
 	}
 	m := &marks{Bucket: b, Answer: answer, Filter: own.id()}
 	s.mu.Lock()
+	m.Got = 1 + f.got // before looking at the marks
 	news := f.sentID != m.Filter
 	f.sentID = m.Filter
 	partial := f.filter != nil && !f.filter.All
@@ -306,6 +348,7 @@ func (s *session) gotChanges(c *changes) error {
 	}
 	s.mu.Lock()
 	f.ack = max(f.ack, c.Upto)
+	f.got++
 	s.mu.Unlock()
 	s.acks.wake()
 	return nil
@@ -362,6 +405,7 @@ func (s *session) feed(ctx context.Context, b [16]byte, f *feed) error {
 		return nil
 	}
 	for {
+		f.flying.landed(theirs.Got)
 		if err := s.catchUp(ctx, b, f, theirs.Marks); err != nil {
 			return err
 		}
@@ -386,7 +430,8 @@ func (s *session) feed(ctx context.Context, b [16]byte, f *feed) error {
 	}
 }
 
-// catchUp sends everything that a node with these marks lacks.
+// catchUp sends everything that a node with these marks lacks, but for what is on its
+// way there.
 func (s *session) catchUp(ctx context.Context, b [16]byte, f *feed, theirs []Mark) error {
 	arrived, newest, err := s.e.Missing(b, theirs)
 	if err != nil {
@@ -399,12 +444,13 @@ func (s *session) catchUp(ctx context.Context, b [16]byte, f *feed, theirs []Mar
 		s.e.progress.wake()
 		return nil
 	}
+	arrived = f.flying.without(arrived)
 	for len(arrived) > 0 && ctx.Err() == nil {
 		all, err := s.e.Envelopes(arrived, batchBytes)
 		if err != nil {
 			return err
 		}
-		upto := arrived[len(all)-1]
+		sent := arrived[:len(all)]
 		arrived = arrived[len(all):]
 		all = slices.DeleteFunc(all, func(e []byte) bool { return e == nil })
 		if _, err := s.members(b); err != nil {
@@ -413,7 +459,7 @@ func (s *session) catchUp(ctx context.Context, b [16]byte, f *feed, theirs []Mar
 		if all, err = s.outgoing(b, f, all); err != nil {
 			return err
 		}
-		if err := s.sendChanges(b, f, all, upto); err != nil {
+		if err := s.sendChanges(b, f, all, sent, sent[len(sent)-1]); err != nil {
 			return err
 		}
 	}
@@ -439,16 +485,17 @@ func (s *session) follow(ctx context.Context, b [16]byte, f *feed) (*marks, bool
 			}
 			upto := all[len(all)-1].Arrived
 			var out [][]byte
+			var sent []int64
 			for _, c := range all {
 				void := c.Author == s.e.key && !m.Accepts(c.Author, c.Stream, c.Seq) // see Missing
 				if c.Source != s.peer && c.Author != s.peer && !void {
-					out = append(out, c.Envelope)
+					out, sent = append(out, c.Envelope), append(sent, c.Arrived)
 				}
 			}
 			if out, err = s.outgoing(b, f, out); err != nil {
 				return nil, false, err
 			}
-			if err := s.sendChanges(b, f, out, upto); err != nil {
+			if err := s.sendChanges(b, f, out, sent, upto); err != nil {
 				return nil, false, err
 			}
 			continue
@@ -474,7 +521,9 @@ func (s *session) members(b [16]byte) (*identity.Membership, error) {
 	return m, err
 }
 
-func (s *session) sendChanges(b [16]byte, f *feed, all [][]byte, upto int64) error {
+// sendChanges sends changes, with which the peer has been sent all up to a number;
+// arrived are their own.
+func (s *session) sendChanges(b [16]byte, f *feed, all [][]byte, arrived []int64, upto int64) error {
 	s.mu.Lock()
 	f.sent = max(f.sent, upto)
 	if len(all) == 0 {
@@ -484,6 +533,7 @@ func (s *session) sendChanges(b [16]byte, f *feed, all [][]byte, upto int64) err
 	if len(all) == 0 {
 		return nil
 	}
+	f.flying.add(arrived)
 	return s.write(&message{Changes: &changes{Bucket: b, Envelopes: all, Upto: upto}})
 }
 
