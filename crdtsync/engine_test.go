@@ -301,7 +301,7 @@ func TestRevokedNodeIsSentNothing(t *testing.T) {
 		return f
 	}
 	f := write("open")
-	if _, _, err := s.follow(t.Context(), b, f); err != nil || sent.Len() == 0 || f.sent == 0 {
+	if _, _, err := s.follow(t.Context(), b, f, false); err != nil || sent.Len() == 0 || f.sent == 0 {
 		t.Fatalf("%d bytes went to a member, up to change %d, %v", sent.Len(), f.sent, err)
 	}
 	if err := a.Grant(b, c.Key(), identity.None, ""); err != nil {
@@ -309,7 +309,7 @@ func TestRevokedNodeIsSentNothing(t *testing.T) {
 	}
 	sent.Reset()
 	f = write("secret")
-	if _, _, err := s.follow(t.Context(), b, f); !errors.Is(err, errRevoked) || sent.Len() != 0 {
+	if _, _, err := s.follow(t.Context(), b, f, false); !errors.Is(err, errRevoked) || sent.Len() != 0 {
 		t.Errorf("%d bytes went to a revoked node, %v", sent.Len(), err)
 	}
 	if err := s.catchUp(t.Context(), b, f, has); !errors.Is(err, errRevoked) || sent.Len() != 0 {
@@ -358,6 +358,28 @@ func TestPlaceOfAMemberThatIsNew(t *testing.T) {
 		addrs, _, err := a.placesOf(d.Key())
 		return err == nil && slices.Equal(addrs, []string{"d"})
 	})
+}
+
+// What a node had when it was asked includes what it has yet to make ready for others.
+func TestAskedWhileDraining(t *testing.T) {
+	n := newMemNet()
+	a, c := newStore(t, "a"), newStore(t, "c")
+	b := a.makeBucket("team")
+	c.admit(a, b, identity.ReadWrite)
+	a.setPlaces(c.Key(), []string{"c"})
+	start(t, n, a, Options{})
+	rc := start(t, n, c, Options{})
+	same(t, b, a, c)
+	a.drain <- struct{}{}
+	a.write(b, "late", "1")
+	time.AfterFunc(200*time.Millisecond, func() { <-a.drain })
+	reached, err := rc.Reach(t.Context())
+	if err != nil || len(reached) != 1 || reached[0].Err != "" {
+		t.Fatal(reached, err)
+	}
+	if got := c.listing(b); !strings.Contains(got, "late") {
+		t.Errorf("when a had sent all c had\n%s", got)
+	}
 }
 
 func TestFlying(t *testing.T) {

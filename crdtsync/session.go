@@ -61,6 +61,7 @@ type feed struct {
 	asking   *asking     // what the peer was asked for; nil: nothing
 	wants    cachedWants // only for what sends
 	flying   flying      // only for what sends
+	owed     owed        // only for what sends
 	packs    packFeed
 }
 
@@ -70,6 +71,15 @@ func newFeed() *feed {
 		packs: packFeed{told: map[[32]byte]bool{}, theirs: map[[32]byte]bool{}, without: map[[32]byte]bool{}},
 	}
 }
+
+// owed is an answer that the peer asked for, once it has been sent all.
+type owed struct {
+	ask uint64 // 0: none
+	gen uint32 // of the database when it asked: what was written by then is to be sent
+}
+
+// due reports whether the answer can be given, with what was made ready for others.
+func (o owed) due(drained uint32) bool { return o.ask != 0 && int32(drained-o.gen) >= 0 }
 
 // flying is what was sent, a message of changes after the other, and not said to have
 // been taken in. Marks that the peer made meanwhile lack it.
@@ -409,24 +419,25 @@ func (s *session) feed(ctx context.Context, b [16]byte, f *feed) error {
 		if err := s.catchUp(ctx, b, f, theirs.Marks); err != nil {
 			return err
 		}
+		if theirs.Ask > f.owed.ask {
+			if err := s.e.db.Commit(); err != nil {
+				return err
+			}
+			f.owed = owed{theirs.Ask, s.e.db.Generation()}
+		}
+		if s.unseen(f) {
+			if err := s.sendMarks(b, f, 0); err != nil {
+				return err
+			}
+		}
 		lacks, err := s.e.lacksPack(b, theirs.Marks)
 		if err != nil {
 			return err
 		}
-		var later uint64 // what is to be answered once the peer has the pack
-		if lacks {
-			later, theirs.Ask = theirs.Ask, 0
-		}
-		if theirs.Ask != 0 || s.unseen(f) {
-			if err := s.sendMarks(b, f, theirs.Ask); err != nil {
-				return err
-			}
-		}
 		var again bool
-		if theirs, again, err = s.follow(ctx, b, f); err != nil || !again {
+		if theirs, again, err = s.follow(ctx, b, f, !lacks); err != nil || !again {
 			return err
 		}
-		theirs.Ask = max(theirs.Ask, later)
 	}
 }
 
@@ -470,10 +481,10 @@ func (s *session) catchUp(ctx context.Context, b [16]byte, f *feed, theirs []Mar
 }
 
 // follow sends what comes in after what was sent, until the peer sends marks
-// again, which it returns; false when ctx ends.
-func (s *session) follow(ctx context.Context, b [16]byte, f *feed) (*marks, bool, error) {
+// again, which it returns; false when ctx ends. With pay it answers what the peer asked.
+func (s *session) follow(ctx context.Context, b [16]byte, f *feed, pay bool) (*marks, bool, error) {
 	for {
-		wait := s.e.news.wait() // before looking
+		wait, progress, drained := s.e.news.wait(), s.e.progress.wait(), s.e.Drained() // before looking
 		all, err := s.e.Since(b, f.sent, batchBytes)
 		if err != nil {
 			return nil, false, err
@@ -500,8 +511,18 @@ func (s *session) follow(ctx context.Context, b [16]byte, f *feed) (*marks, bool
 			}
 			continue
 		}
+		if pay && f.owed.due(drained) {
+			if err := s.sendMarks(b, f, f.owed.ask); err != nil {
+				return nil, false, err
+			}
+			f.owed = owed{}
+		}
+		if f.owed.ask == 0 {
+			progress = nil
+		}
 		select {
 		case <-wait:
+		case <-progress:
 		case m := <-f.marks:
 			return m, true, nil
 		case <-ctx.Done():
