@@ -56,6 +56,7 @@ type Engine struct {
 	o          Options
 	net        Network
 	traffic    traffic
+	sources    sources
 	grantsNews signal        // members or buckets did
 	progress   signal        // a peer acknowledged, connected or left
 	compare    signal        // compare with everybody now
@@ -63,6 +64,7 @@ type Engine struct {
 	fetched    signal        // somebody asked has answered
 	moved      signal        // where a node listens was heard
 	relocated  signal        // this node was
+	held       signal        // who is to hold back changed
 
 	mu       sync.Mutex // guards what follows
 	addrs    []string   // where others find this node
@@ -112,6 +114,7 @@ func NewEngine(r *Replica, net Network, o Options) *Engine {
 		sessions: map[identity.Key]*live{}, problems: map[identity.Key]problem{}, tried: map[identity.Key]uint64{},
 		nearby: map[identity.Key][]string{}, fetching: map[[16]byte]bool{}, packing: map[[32]byte]packClaim{},
 	}
+	e.sources = sources{changed: e.held.wake, from: map[[16]byte]*source{}, tired: map[*session]time.Time{}}
 	e.net = e.traffic.meter(net)
 	return e
 }

@@ -40,37 +40,61 @@ func TestTwoEngines(t *testing.T) {
 	same(t, b, a, c)
 }
 
-// What is on its way is not sent again for marks that were made before it came.
+// sizeOfChanges returns how many bytes all changes of b are.
+func (s *store) sizeOfChanges(b [16]byte) (n int64) {
+	s.t.Helper()
+	if _, err := s.Drain(s.t.Context(), b); err != nil {
+		s.t.Fatal(err)
+	}
+	arrived, _, err := s.Missing(b, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	envelopes, err := s.Envelopes(arrived, 1<<30)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, e := range envelopes {
+		n += int64(len(e))
+	}
+	return n
+}
+
+// What is on its way is not sent again for marks that were made before it came, and
+// of two that have all one sends it.
 func TestSentOnce(t *testing.T) {
 	n := newMemNet()
-	a, c := newStore(t, "a"), newStore(t, "c")
+	a, m, c := newStore(t, "a"), newStore(t, "m"), newStore(t, "c")
 	b := a.makeBucket("team")
+	m.admit(a, b, identity.ReadWrite)
 	c.admit(a, b, identity.ReadWrite)
-	a.setPlaces(c.Key(), []string{"c"})
-	for i := range 100 {
-		a.write(b, fmt.Sprintf("d%d/a", i), strings.Repeat("x", 100))
+	for i := range 2 * manyChanges {
+		name := fmt.Sprint(i, strings.Repeat("x", 200))
+		a.write(b, name+"/"+name, "1")
 	}
-	if _, err := a.Drain(t.Context(), b); err != nil {
-		t.Fatal(err)
+	size := a.sizeOfChanges(b)
+	a.setPlaces(m.Key(), []string{"m"})
+	ra, rm := start(t, n, a, Options{}), start(t, n, m, Options{})
+	same(t, b, a, m)
+	check := func(r *running, others ...*running) {
+		if _, err := r.Reach(t.Context()); err != nil { // until the others have sent what they would
+			t.Fatal(err)
+		}
+		var in int64
+		for _, o := range others {
+			in += r.traffic.with(o.store.Key()).In
+		}
+		if in > size*3/2 {
+			t.Errorf("%d bytes of changes came to %s in %d", size, r.name, in)
+		}
 	}
-	arrived, _, err := a.Missing(b, nil)
-	if err != nil {
-		t.Fatal(err)
+	check(rm, ra)
+	for _, s := range []*store{a, m} {
+		c.setPlaces(s.Key(), []string{s.name})
 	}
-	envelopes, err := a.Envelopes(arrived, 1<<30)
-	if err != nil {
-		t.Fatal(err)
-	}
-	size := int64(len(slices.Concat(envelopes...)))
-	start(t, n, a, Options{})
 	rc := start(t, n, c, Options{})
-	same(t, b, a, c)
-	if _, err := rc.Reach(t.Context()); err != nil { // until a has sent what it would
-		t.Fatal(err)
-	}
-	if in := rc.traffic.with(a.Key()).In; in > size*3/2 {
-		t.Errorf("%d bytes of changes came in %d", size, in)
-	}
+	same(t, b, a, m, c)
+	check(rc, ra, rm)
 }
 
 // TestThroughAThird has two nodes that only ever talk to a third.
@@ -301,7 +325,7 @@ func TestRevokedNodeIsSentNothing(t *testing.T) {
 		return f
 	}
 	f := write("open")
-	if _, _, err := s.follow(t.Context(), b, f, false); err != nil || sent.Len() == 0 || f.sent == 0 {
+	if _, err := s.follow(t.Context(), b, f, false); err != nil || sent.Len() == 0 || f.sent == 0 {
 		t.Fatalf("%d bytes went to a member, up to change %d, %v", sent.Len(), f.sent, err)
 	}
 	if err := a.Grant(b, c.Key(), identity.None, ""); err != nil {
@@ -309,10 +333,10 @@ func TestRevokedNodeIsSentNothing(t *testing.T) {
 	}
 	sent.Reset()
 	f = write("secret")
-	if _, _, err := s.follow(t.Context(), b, f, false); !errors.Is(err, errRevoked) || sent.Len() != 0 {
+	if _, err := s.follow(t.Context(), b, f, false); !errors.Is(err, errRevoked) || sent.Len() != 0 {
 		t.Errorf("%d bytes went to a revoked node, %v", sent.Len(), err)
 	}
-	if err := s.catchUp(t.Context(), b, f, has); !errors.Is(err, errRevoked) || sent.Len() != 0 {
+	if _, err := s.catchUp(t.Context(), b, newFeed(), &marks{Marks: has}); !errors.Is(err, errRevoked) || sent.Len() != 0 {
 		t.Errorf("it compared what it had: %d bytes, %v", sent.Len(), err)
 	}
 }

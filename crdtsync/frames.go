@@ -58,13 +58,14 @@ type grants struct {
 type marks struct {
 	Bucket [16]byte `cbor:"1,keyasint"`
 	Marks  []Mark   `cbor:"2,keyasint"`
-	Ask    uint64   `cbor:"3,keyasint,omitempty"` // not 0: answer with marks when everything was sent
-	Answer uint64   `cbor:"4,keyasint,omitempty"` // the Ask that this answers
-	Lacks  int64    `cbor:"5,keyasint,omitempty"` // of these, changes that are there as stubs, and are to be there whole
-	Filter uint64   `cbor:"6,keyasint,omitempty"` // that of the sender, which it has sent before
-	Seen   uint64   `cbor:"7,keyasint,omitempty"` // the newest filter that it has of the receiver
-	Void   int64    `cbor:"8,keyasint,omitempty"` // like Lacks, of changes that do not count, and need not be there whole
-	Got    uint64   `cbor:"9,keyasint,omitempty"` // 1 + how many of the receiver's changes messages were taken in before; 0: it does not say
+	Ask    uint64   `cbor:"3,keyasint,omitempty"`  // not 0: answer with marks when everything was sent
+	Answer uint64   `cbor:"4,keyasint,omitempty"`  // the Ask that this answers
+	Lacks  int64    `cbor:"5,keyasint,omitempty"`  // of these, changes that are there as stubs, and are to be there whole
+	Filter uint64   `cbor:"6,keyasint,omitempty"`  // that of the sender, which it has sent before
+	Seen   uint64   `cbor:"7,keyasint,omitempty"`  // the newest filter that it has of the receiver
+	Void   int64    `cbor:"8,keyasint,omitempty"`  // like Lacks, of changes that do not count, and need not be there whole
+	Got    uint64   `cbor:"9,keyasint,omitempty"`  // 1 + how many of the receiver's changes messages were taken in before; 0: it does not say
+	Hold   bool     `cbor:"10,keyasint,omitempty"` // send nothing until other marks come: another sends it
 }
 
 type changes struct {

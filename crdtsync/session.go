@@ -14,9 +14,6 @@ import (
 	"github.com/alkdev/alkfs/crdtsync/identity"
 )
 
-// batchBytes is about how much of changes one message carries.
-const batchBytes = 1 << 20
-
 // session is the talk with one other node over the sync stream of a connection.
 // Either side may send at any time; what is sent for a bucket begins with what
 // the other's marks say it lacks.
@@ -41,85 +38,6 @@ type session struct {
 	packs    signal        // something is to be told, asked or answered about packs
 }
 
-// feed is what goes to the peer of one bucket.
-type feed struct {
-	marks    chan *marks // newest marks of the peer
-	theirs   []Mark      // what the peer had when it last told
-	grants   int         // how many the peer was sent
-	sent     int64       // number of the newest change sent
-	acked    int64       // number that the peer acknowledged
-	ack      int64       // number of the peer's to acknowledge; 0: none
-	got      uint64      // messages of changes of the peer that were taken in
-	answered uint64      // newest round (Engine.Reach) in which the peer said that it has sent all
-	last     marks       // newest marks of the peer, without Marks
-	round    uint64      // how many marks of the peer there were
-	told     signal      // marks came
-	filter   *filter     // what the peer keeps; nil: it did not say
-	sentID   uint64      // filter that the peer was sent
-	seen     uint64      // filter of the peer's that it was told to be known here
-	needs    chan *need  // that the peer asks for
-	asking   *asking     // what the peer was asked for; nil: nothing
-	wants    cachedWants // only for what sends
-	flying   flying      // only for what sends
-	owed     owed        // only for what sends
-	packs    packFeed
-}
-
-func newFeed() *feed {
-	return &feed{
-		marks: make(chan *marks, 1), needs: make(chan *need, 1),
-		packs: packFeed{told: map[[32]byte]bool{}, theirs: map[[32]byte]bool{}, without: map[[32]byte]bool{}},
-	}
-}
-
-// owed is an answer that the peer asked for, once it has been sent all.
-type owed struct {
-	ask uint64 // 0: none
-	gen uint32 // of the database when it asked: what was written by then is to be sent
-}
-
-// due reports whether the answer can be given, with what was made ready for others.
-func (o owed) due(drained uint32) bool { return o.ask != 0 && int32(drained-o.gen) >= 0 }
-
-// flying is what was sent, a message of changes after the other, and not said to have
-// been taken in. Marks that the peer made meanwhile lack it.
-type flying struct {
-	counted  bool      // the peer counts messages
-	before   uint64    // messages that it took in
-	messages [][]int64 // numbers of the changes in those that followed
-}
-
-func (f *flying) add(arrived []int64) {
-	if f.counted {
-		f.messages = append(f.messages, arrived)
-	}
-}
-
-// landed takes what the marks of the peer say in Got.
-func (f *flying) landed(got uint64) {
-	f.counted = got > 0
-	if got > f.before+1 {
-		n := min(got-1-f.before, uint64(len(f.messages)))
-		f.before += n
-		f.messages = slices.Delete(f.messages, 0, int(n))
-	}
-}
-
-// without returns what of arrived is to be sent: not what is on its way, except after
-// something that was sent and held back there, as it was then held back as well.
-func (f *flying) without(arrived []int64) []int64 {
-	out := map[int64]bool{}
-	for _, m := range f.messages {
-		for _, n := range m {
-			out[n] = true
-		}
-	}
-	for len(arrived) > 0 && out[arrived[0]] {
-		arrived = arrived[1:]
-	}
-	return arrived
-}
-
 func newSession(e *Engine, peer identity.Key, w io.Writer) *session {
 	return &session{
 		e: e, peer: peer, w: w, send: make(chan struct{}, 1), granting: make(chan struct{}, 1), greeted: make(chan struct{}), buckets: map[[16]byte]*feed{},
@@ -138,6 +56,7 @@ func (s *session) run(ctx context.Context, stream io.ReadCloser) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer context.AfterFunc(ctx, func() { stream.Close() })() // or a read would wait for the other side
 	var wg sync.WaitGroup
+	defer s.e.sources.left(s)
 	defer wg.Wait()
 	defer cancel(nil)
 	wg.Go(func() {
@@ -275,7 +194,7 @@ func (s *session) sendMarks(b [16]byte, f *feed, answer uint64) error {
 	if err != nil {
 		return err
 	}
-	m := &marks{Bucket: b, Answer: answer, Filter: own.id()}
+	m := &marks{Bucket: b, Answer: answer, Filter: own.id(), Hold: s.e.sources.holds(b, s)}
 	s.mu.Lock()
 	m.Got = 1 + f.got // before looking at the marks
 	news := f.sentID != m.Filter
@@ -343,6 +262,20 @@ func (s *session) gotMarks(m *marks) error {
 	default:
 	}
 	f.marks <- m
+	return s.weigh(m.Bucket, f)
+}
+
+// weigh sees how much is lacking here of what the peer has.
+func (s *session) weigh(b [16]byte, f *feed) error {
+	ours, err := s.e.Marks(b)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	f.lacks = lead(f.theirs, ours)
+	lacks := f.lacks
+	s.mu.Unlock()
+	s.e.sources.weigh(b, s, lacks)
 	return nil
 }
 
@@ -351,6 +284,7 @@ func (s *session) gotChanges(c *changes) error {
 	if f == nil {
 		return fmt.Errorf("%w: changes of a bucket that is not shared with %s", ErrRefused, s.peer.Short())
 	}
+	s.e.sources.taking(c.Bucket, s)
 	res, err := s.e.Receive(c.Bucket, s.peer, c.Envelopes)
 	s.e.received(c.Bucket, s.peer, res)
 	if err != nil {
@@ -359,8 +293,12 @@ func (s *session) gotChanges(c *changes) error {
 	s.mu.Lock()
 	f.ack = max(f.ack, c.Upto)
 	f.got++
+	lacks := f.lacks
 	s.mu.Unlock()
 	s.acks.wake()
+	if lacks > 0 {
+		return s.weigh(c.Bucket, f)
+	}
 	return nil
 }
 
@@ -399,138 +337,6 @@ func (s *session) gotAck(a *ack) {
 	}
 }
 
-// feed sends the peer what it lacks of a bucket, and then what comes.
-func (s *session) feed(ctx context.Context, b [16]byte, f *feed) error {
-	if err := s.sendGrants(b, f); err != nil {
-		return err
-	}
-	s.packs.wake()
-	if err := s.sendMarks(b, f, 0); err != nil {
-		return err
-	}
-	var theirs *marks
-	select {
-	case theirs = <-f.marks:
-	case <-ctx.Done():
-		return nil
-	}
-	for {
-		f.flying.landed(theirs.Got)
-		if err := s.catchUp(ctx, b, f, theirs.Marks); err != nil {
-			return err
-		}
-		if theirs.Ask > f.owed.ask {
-			if err := s.e.db.Commit(); err != nil {
-				return err
-			}
-			f.owed = owed{theirs.Ask, s.e.db.Generation()}
-		}
-		if s.unseen(f) {
-			if err := s.sendMarks(b, f, 0); err != nil {
-				return err
-			}
-		}
-		lacks, err := s.e.lacksPack(b, theirs.Marks)
-		if err != nil {
-			return err
-		}
-		var again bool
-		if theirs, again, err = s.follow(ctx, b, f, !lacks); err != nil || !again {
-			return err
-		}
-	}
-}
-
-// catchUp sends everything that a node with these marks lacks, but for what is on its
-// way there.
-func (s *session) catchUp(ctx context.Context, b [16]byte, f *feed, theirs []Mark) error {
-	arrived, newest, err := s.e.Missing(b, theirs)
-	if err != nil {
-		return err
-	}
-	if len(arrived) == 0 {
-		s.mu.Lock()
-		f.sent, f.acked = max(f.sent, newest), max(f.acked, newest)
-		s.mu.Unlock()
-		s.e.progress.wake()
-		return nil
-	}
-	arrived = f.flying.without(arrived)
-	for len(arrived) > 0 && ctx.Err() == nil {
-		all, err := s.e.Envelopes(arrived, batchBytes)
-		if err != nil {
-			return err
-		}
-		sent := arrived[:len(all)]
-		arrived = arrived[len(all):]
-		all = slices.DeleteFunc(all, func(e []byte) bool { return e == nil })
-		if _, err := s.members(b); err != nil {
-			return err
-		}
-		if all, err = s.outgoing(b, f, all); err != nil {
-			return err
-		}
-		if err := s.sendChanges(b, f, all, sent, sent[len(sent)-1]); err != nil {
-			return err
-		}
-	}
-	s.mu.Lock()
-	f.sent = max(f.sent, newest)
-	s.mu.Unlock()
-	return nil
-}
-
-// follow sends what comes in after what was sent, until the peer sends marks
-// again, which it returns; false when ctx ends. With pay it answers what the peer asked.
-func (s *session) follow(ctx context.Context, b [16]byte, f *feed, pay bool) (*marks, bool, error) {
-	for {
-		wait, progress, drained := s.e.news.wait(), s.e.progress.wait(), s.e.Drained() // before looking
-		all, err := s.e.Since(b, f.sent, batchBytes)
-		if err != nil {
-			return nil, false, err
-		}
-		if len(all) > 0 {
-			m, err := s.members(b)
-			if err != nil {
-				return nil, false, err
-			}
-			upto := all[len(all)-1].Arrived
-			var out [][]byte
-			var sent []int64
-			for _, c := range all {
-				void := c.Author == s.e.key && !m.Accepts(c.Author, c.Stream, c.Seq) // see Missing
-				if c.Source != s.peer && c.Author != s.peer && !void {
-					out, sent = append(out, c.Envelope), append(sent, c.Arrived)
-				}
-			}
-			if out, err = s.outgoing(b, f, out); err != nil {
-				return nil, false, err
-			}
-			if err := s.sendChanges(b, f, out, sent, upto); err != nil {
-				return nil, false, err
-			}
-			continue
-		}
-		if pay && f.owed.due(drained) {
-			if err := s.sendMarks(b, f, f.owed.ask); err != nil {
-				return nil, false, err
-			}
-			f.owed = owed{}
-		}
-		if f.owed.ask == 0 {
-			progress = nil
-		}
-		select {
-		case <-wait:
-		case <-progress:
-		case m := <-f.marks:
-			return m, true, nil
-		case <-ctx.Done():
-			return nil, false, nil
-		}
-	}
-}
-
 // members returns who belongs to a bucket now; errRevoked when the peer does not. Asked
 // after changes were read and before they are sent, it keeps from whom was shut out
 // here all that was made after that.
@@ -542,29 +348,14 @@ func (s *session) members(b [16]byte) (*identity.Membership, error) {
 	return m, err
 }
 
-// sendChanges sends changes, with which the peer has been sent all up to a number;
-// arrived are their own.
-func (s *session) sendChanges(b [16]byte, f *feed, all [][]byte, arrived []int64, upto int64) error {
-	s.mu.Lock()
-	f.sent = max(f.sent, upto)
-	if len(all) == 0 {
-		f.acked = max(f.acked, upto) // nothing of it was for the peer
-	}
-	s.mu.Unlock()
-	if len(all) == 0 {
-		return nil
-	}
-	f.flying.add(arrived)
-	return s.write(&message{Changes: &changes{Bucket: b, Envelopes: all, Upto: upto}})
-}
-
-// announce tells the peer of new members and buckets as they come, and now and
-// then what there is here, should anything have been held back or lost.
+// announce tells the peer of new members and buckets as they come, and then, when who
+// is to hold back has changed, and now and then, what there is here, should anything
+// have been held back or lost.
 func (s *session) announce(ctx context.Context) error {
 	tick := time.NewTicker(s.e.o.MarksEvery)
 	defer tick.Stop()
-	for {
-		wait, compare := s.e.grantsNews.wait(), s.e.compare.wait()
+	for say := false; ; say = true {
+		wait, compare, held := s.e.grantsNews.wait(), s.e.compare.wait(), s.e.held.wait()
 		common, err := s.e.CommonWith(s.peer)
 		if err != nil {
 			return err
@@ -592,21 +383,20 @@ func (s *session) announce(ctx context.Context) error {
 				return err
 			}
 		}
+		for b, f := range feeds {
+			if say {
+				if err := s.sendMarks(b, f, 0); err != nil {
+					return err
+				}
+			}
+		}
 		select {
 		case <-wait:
-			continue
 		case <-compare:
+		case <-held:
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil
-		}
-		s.mu.Lock()
-		feeds = maps.Clone(s.buckets)
-		s.mu.Unlock()
-		for b, f := range feeds {
-			if err := s.sendMarks(b, f, 0); err != nil {
-				return err
-			}
 		}
 	}
 }
