@@ -346,6 +346,7 @@ type ShareOptions struct {
 	Expires time.Duration // default one hour
 	Uses    int           // nodes that may use the ticket. Default 1
 	Addrs   []string      // HOST:PORT of this node. Default: what the process that synchronises listens on
+	Self    string        // what the others are to call this node, when it is the owner and has no name yet; "": the beginning of its key
 }
 
 // ErrNoAddress says that a ticket could not say where to go.
@@ -377,7 +378,22 @@ func (s *Store) Share(bucket string, o ShareOptions) (ticket string, err error) 
 		}
 	}
 	t, err := r.Invite(b.ID, o.Role, time.Now().Add(o.Expires), o.Uses, o.Addrs)
-	return t.String(), err
+	if err != nil {
+		return "", err
+	}
+	return t.String(), nameOwner(r, t.Bucket, o.Self)
+}
+
+// nameOwner gives this node a name, or one like it, if it owns the bucket and has none.
+func nameOwner(r *crdtsync.Replica, bucket [16]byte, name string) error {
+	m, err := r.Membership(bucket)
+	if err != nil || name == "" {
+		return err
+	}
+	if own, _ := m.Member(r.Key()); own.Role != identity.Owner || own.Name != "" {
+		return nil
+	}
+	return r.Rename(bucket, r.Key(), m.FreeName(r.Key(), name))
 }
 
 // Joined is a bucket that was joined.
@@ -431,6 +447,8 @@ func (s *Store) nameIsFree(name string, uuid [16]byte) error {
 	})
 }
 
+var errThisMachine = errors.New("that is this machine: its role, and what counts of it, are for an admin on another one to say")
+
 // SetRole gives a member of a bucket another role, NoRole to revoke it, or
 // another name. who is its key, the beginning of it, or its name.
 func (s *Store) SetRole(bucket, who string, role Role, name string) (m MemberStatus, err error) {
@@ -440,6 +458,9 @@ func (s *Store) SetRole(bucket, who string, role Role, name string) (m MemberSta
 	}
 	if m, err = findMember(r, b, who); err != nil {
 		return m, err
+	}
+	if m.Key == r.Key() {
+		return m, errThisMachine
 	}
 	if err := r.Grant(b.UUID, m.Key, role, name); err != nil {
 		return m, err
@@ -458,26 +479,27 @@ func (s *Store) AcceptChanges(bucket, who string) error {
 	if err != nil {
 		return err
 	}
+	if m.Key == r.Key() {
+		return errThisMachine
+	}
 	if err := r.Accept(b.UUID, m.Key); err != nil {
 		return err
 	}
 	return s.db.Sync()
 }
 
-// RenameMember gives a member of a bucket another name.
+// RenameMember gives a member of a bucket another name; the owner, itself. It must not
+// be another's.
 func (s *Store) RenameMember(bucket, who, name string) error {
 	r, b, err := s.syncBucket(bucket)
 	if err != nil {
 		return err
 	}
-	if !identity.ValidName(name) {
-		return fmt.Errorf("%q is no name of a node: 1 to 64 printable bytes", name)
-	}
 	m, err := findMember(r, b, who)
 	if err != nil {
 		return err
 	}
-	if err := r.Grant(b.UUID, m.Key, m.Role, name); err != nil {
+	if err := r.Rename(b.UUID, m.Key, name); err != nil {
 		return err
 	}
 	return s.db.Sync()
@@ -490,7 +512,7 @@ func findMember(r *crdtsync.Replica, b pathtree.Bucket, who string) (found Membe
 	}
 	n := 0
 	for _, m := range members {
-		if !m.Replaced && m.Key != r.Key() && (m.Name == who || len(who) >= 4 && strings.HasPrefix(m.Key.String(), strings.ToLower(who))) {
+		if !m.Replaced && (m.Name == who || len(who) >= 4 && strings.HasPrefix(m.Key.String(), strings.ToLower(who))) {
 			found = MemberStatus{Key: m.Key, Name: m.Name, Role: m.Role}
 			n++
 		}
@@ -499,7 +521,7 @@ func findMember(r *crdtsync.Replica, b pathtree.Bucket, who string) (found Membe
 	case 1:
 		return found, nil
 	case 0:
-		return found, fmt.Errorf("no other member of %s is called %q: see `alkfs peer ls %s`", b.Name, who, b.Name)
+		return found, fmt.Errorf("no member of %s is called %q: see `alkfs peer ls %s`", b.Name, who, b.Name)
 	default:
 		return found, fmt.Errorf("%d members of %s are called %q: name one by its key", n, b.Name, who)
 	}

@@ -197,7 +197,8 @@ func (r *Replica) addGrants(tx *schema.Tx, sh shared, encoded [][]byte) (n int, 
 	return n, nil
 }
 
-// Grant gives a node a role in a bucket, None to revoke it, signed by this node.
+// Grant gives a node a role in a bucket, None to revoke it, signed by this node,
+// and a name unless that is "".
 // A node that may no longer write keeps what it had written, as far as that was
 // heard here.
 func (r *Replica) Grant(uuid [16]byte, subject identity.Key, role identity.Role, name string) error {
@@ -216,6 +217,34 @@ func (r *Replica) Accept(uuid [16]byte, subject identity.Key) error {
 			return nil // all of it counts
 		}
 		return r.grant(tx, sh, subject, m.Role(subject), "", true)
+	})
+}
+
+// Rename gives a member another name, which no other member may have. The owner is
+// named by itself alone.
+func (r *Replica) Rename(uuid [16]byte, subject identity.Key, name string) error {
+	return r.withGrants(uuid, func(tx *schema.Tx, sh shared) error {
+		m, err := r.membership(tx, sh)
+		if err != nil {
+			return err
+		}
+		if !identity.ValidName(name) {
+			return fmt.Errorf("%q is no name of a machine: 1 to 64 printable bytes", name)
+		}
+		if m.FreeName(subject, name) != name {
+			return fmt.Errorf("another machine is called %q: choose another name", name)
+		}
+		was, _ := m.Member(subject)
+		if was.Role != identity.Owner || subject != r.key {
+			return r.grant(tx, sh, subject, was.Role, name, false)
+		}
+		g := identity.Grant{Bucket: sh.bucket.UUID, Subject: subject, Role: identity.Admin, Serial: was.Named + 1, Name: name, Issued: r.now().UnixNano()}
+		b, err := g.Seal(r.private)
+		if err != nil {
+			return err
+		}
+		_, err = r.addGrants(tx, sh, [][]byte{b})
+		return err
 	})
 }
 

@@ -1,6 +1,7 @@
 package crdtsync
 
 import (
+	"cmp"
 	"errors"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 type BucketStatus struct {
 	UUID    [16]byte
 	Name    string
+	Self    string        // what this node is called; the beginning of its key when nobody named it
 	Role    identity.Role // of this node
 	Changes int64         // kept here, of all authors (CountChanges)
 	Packed  int64         // changes in whose place a pack is
@@ -99,10 +101,11 @@ func (r *Replica) status(tx *schema.Tx, sh shared) (st BucketStatus, err error) 
 		}
 	}
 	for _, o := range m.All() {
-		if o.Key != r.key && !o.Replaced {
-			if o.Name == "" { // the owner, whom nobody admitted
-				o.Name = o.Key.Short()
-			}
+		o.Name = cmp.Or(o.Name, o.Key.Short())
+		switch {
+		case o.Key == r.key:
+			st.Self = o.Name
+		case !o.Replaced:
 			st.Members = append(st.Members, MemberStatus{Key: o.Key, Name: o.Name, Role: o.Role, Void: void[o.Key]})
 		}
 	}

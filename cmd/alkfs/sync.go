@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,6 +36,9 @@ Roles: ro reads, rw also changes, admin also lets others in.`,
 			if o.Role, err = alkfs.ParseRole(role); err != nil {
 				return usageError{err}
 			}
+			if o.Self == "" {
+				o.Self, _ = os.Hostname()
+			}
 			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
 				ticket, err := s.Share(args[0], o)
 				if err != nil {
@@ -55,6 +60,7 @@ Roles: ro reads, rw also changes, admin also lets others in.`,
 	f.StringVar(&role, "role", "rw", "what who joins may do: ro, rw or admin")
 	f.DurationVar(&o.Expires, "expires", time.Hour, "how long the ticket is good")
 	f.IntVar(&o.Uses, "uses", 1, "how many machines may use it")
+	f.StringVar(&o.Self, "name", "", "what the others are to call this machine, if it is the owner and has no name yet (default: its host name)")
 	f.StringArrayVar(&o.Addrs, "addr", nil, "HOST:PORT at which this machine is reached, any number of times (default: where serve listens)")
 	return c
 }
@@ -114,10 +120,12 @@ func (a *app) peerCommand() *cobra.Command {
 func (a *app) peerLsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "ls [BUCKET]", Short: "List the members of shared buckets", Args: cobra.MaximumNArgs(1),
+		Long: `Lists the members of a shared bucket, or of all: bucket, role, name and key. A machine
+that was shut out has the role none.`,
 		Example: "  alkfs peer ls\n  alkfs peer ls work --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
-				all, _, err := s.SyncStatus()
+				all, err := a.sharedBuckets(s, args)
 				if err != nil {
 					return err
 				}
@@ -125,31 +133,55 @@ func (a *app) peerLsCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 				for _, b := range all {
-					if len(args) > 0 && b.Name != args[0] {
-						continue
-					}
-					if err := a.printMember(b, alkfs.MemberStatus{Key: key, Role: b.Role, Name: "(this machine)"}); err != nil {
-						return err
-					}
-					for _, m := range b.Members {
-						if err := a.printMember(b, m); err != nil {
+					own := alkfs.MemberStatus{Key: key, Role: b.Role, Name: b.Self}
+					for i, m := range append([]alkfs.MemberStatus{own}, b.Members...) {
+						if err := a.printMember(w, b, m, i == 0); err != nil {
 							return err
 						}
 					}
 				}
-				return nil
+				return w.Flush()
 			})
 		},
+		ValidArgsFunction: a.completeThen(1, a.completeBuckets),
 	}
 }
 
-func (a *app) printMember(b alkfs.BucketStatus, m alkfs.MemberStatus) error {
-	if a.json {
-		return a.emit("bucket", b.Name, "key", m.Key.String(), "name", m.Name, "role", m.Role.String(), "addrs", m.Addrs)
+// sharedBuckets returns how the shared buckets stand, or the one that is named, and
+// says so when there is none.
+func (a *app) sharedBuckets(s *alkfs.Store, name []string) ([]alkfs.BucketStatus, error) {
+	all, _, err := s.SyncStatus()
+	if err != nil {
+		return nil, err
 	}
-	a.printf("%-16s %-5s %-20s %s\n", quote(b.Name), m.Role, quote(m.Name), m.Key)
-	return nil
+	if len(name) == 0 {
+		if len(all) == 0 && !a.json {
+			a.note("no bucket is shared: `alkfs share BUCKET` shares one, `alkfs join TICKET` joins another machine's")
+		}
+		return all, nil
+	}
+	if _, err := s.Bucket(name[0]); err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(all, func(b alkfs.BucketStatus) bool { return b.Name == name[0] })
+	if i < 0 {
+		return nil, fmt.Errorf("bucket %s is not shared: `alkfs share %s` shares it", quote(name[0]), shellWord(name[0]))
+	}
+	return all[i : i+1], nil
+}
+
+func (a *app) printMember(w io.Writer, b alkfs.BucketStatus, m alkfs.MemberStatus, here bool) error {
+	if a.json {
+		return a.emit("bucket", b.Name, "key", m.Key.String(), "name", m.Name, "role", m.Role.String(), "addrs", append([]string{}, m.Addrs...), "here", here)
+	}
+	name := quote(m.Name)
+	if here {
+		name += " (this machine)"
+	}
+	_, err := fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", quote(b.Name), m.Role, name, m.Key)
+	return err
 }
 
 // peerChange is a command about one member of a bucket.
@@ -187,7 +219,7 @@ func (a *app) peerRevokeCommand() *cobra.Command {
 }
 
 func (a *app) peerRenameCommand() *cobra.Command {
-	return a.peerChange("rename BUCKET PEER NAME", "Give a machine another name", "  alkfs peer rename work laptop ann-laptop", 3,
+	return a.peerChange("rename BUCKET PEER NAME", "Give a machine another name; only the owner renames itself", "  alkfs peer rename work laptop ann-laptop", 3,
 		func(s *alkfs.Store, args []string) error { return s.RenameMember(args[0], args[1], args[2]) })
 }
 

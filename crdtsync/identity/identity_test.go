@@ -7,6 +7,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -112,6 +113,38 @@ func TestMembers(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// An owner is called what it says itself, and its heir likewise; it stays the owner.
+func TestNameOfTheOwner(t *testing.T) {
+	named := func(name string) func(*Grant) { return func(g *Grant) { g.Name = name } }
+	first, second := grant(t, "o", "o", Admin, 1, named("desk")), grant(t, "o", "o", Admin, 2, named("ann's desk"))
+	foreign := grant(t, "a", "o", Admin, 9, named("fool"))
+	over := handOver(t, "o", "p", named("ann's desk"), keeping(first, second))
+	for _, c := range []struct {
+		what, owner, want string
+		grants            []Grant
+	}{
+		{"nobody named it", "o", "", nil},
+		{"it named itself", "o", "desk", []Grant{first}},
+		{"twice", "o", "ann's desk", []Grant{second, first}},
+		{"an admin cannot", "o", "desk", []Grant{grant(t, "o", "a", Admin, 1), first, foreign}},
+		{"a grant of no role is no name", "o", "", []Grant{grant(t, "o", "o", None, 3)}},
+		{"its heir", "p", "ann's desk", []Grant{second, over, first}},
+		{"its heir, whom the old key names no more", "p", "ann's desk", []Grant{second, over, first, grant(t, "o", "o", Admin, 3, named("thief"))}},
+		{"the heir names itself", "p", "new desk", []Grant{second, over, first, grant(t, "p", "p", Admin, 1, named("new desk"))}},
+	} {
+		_, o := node("o")
+		_, k := node(c.owner)
+		m := Members(bucket, o, c.grants)
+		if got, _ := m.Member(k); got.Name != c.want || got.Role != Owner || got.Serial > 2 || m.Owner() != k {
+			t.Errorf("%s: %+v, want the owner %q", c.what, got, c.want)
+		}
+		slices.Reverse(c.grants)
+		if other := Members(bucket, o, c.grants); !reflect.DeepEqual(other, m) {
+			t.Errorf("%s, in another order: %v, want %v", c.what, other.All(), m.All())
+		}
 	}
 }
 

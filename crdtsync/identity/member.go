@@ -51,7 +51,7 @@ type Grant struct {
 	Subject   Key      `cbor:"2,keyasint"`
 	Role      Role     `cbor:"3,keyasint"`
 	Serial    uint64   `cbor:"4,keyasint"` // greater than those of earlier grants about Subject
-	Name      string   `cbor:"5,keyasint"` // of the subject, for people
+	Name      string   `cbor:"5,keyasint"` // of the subject, for people; an owner names itself (nameOwners)
 	Heard     []Mark   `cbor:"6,keyasint"` // of a subject that may no longer write: what it wrote while it might
 	Successor *Key     `cbor:"7,keyasint"` // signed by the subject itself; Role is then None
 	Issued    int64    `cbor:"8,keyasint"` // ns since 1970, for people
@@ -141,6 +141,7 @@ type Member struct {
 	Name   string
 	Role   Role
 	Serial uint64 // of the grant that holds; 0 of the first owner
+	Named  uint64 // of an owner: serial of the grant by which it named itself, 0 without one
 	By     Key    // who signed it
 
 	Replaced bool // another key has its place
@@ -196,6 +197,7 @@ func Members(bucket [16]byte, owner Key, grants []Grant) *Membership {
 		m.named[k] = *gs[0].Successor
 	}
 	owners := m.succeed(owner, here) // every key that has been the owner
+	m.nameOwners(owners, about)
 	byOwner := func(g Grant) bool { return slices.Contains(owners, g.Issuer) && !m.late(&g) }
 	for _, k := range sorted(about) {
 		if !slices.Contains(owners, k) {
@@ -218,6 +220,25 @@ func Members(bucket [16]byte, owner Key, grants []Grant) *Membership {
 	}
 	m.trace(everywhere)
 	return m
+}
+
+// nameOwners gives each of the keys that were the owner the name that it gave
+// itself: by a grant about itself that says Admin, the greatest role there is to
+// say, and has no other effect.
+func (m *Membership) nameOwners(owners []Key, about map[Key][]Grant) {
+	for _, k := range owners {
+		var best *Grant
+		for i, g := range about[k] {
+			if g.Issuer == k && g.Role == Admin && g.Name != "" && !m.late(&g) && (best == nil || compareGrants(g, *best) > 0) {
+				best = &about[k][i]
+			}
+		}
+		if best != nil {
+			o := m.members[k]
+			o.Name, o.Named = best.Name, best.Serial
+			m.members[k] = o
+		}
+	}
 }
 
 // admins hands the roles of admins on, and returns all keys whose grants are an
@@ -461,15 +482,15 @@ func (m *Membership) Owner() Key {
 func (m *Membership) May(issuer, subject Key, role Role) error {
 	have, of := m.Role(issuer), m.Role(subject)
 	switch {
+	case of == Owner:
+		return fmt.Errorf("that is the owner: only the owner names itself, and its role stays, with a new key too (`alkfs peer rotate-key`)")
 	case role > Admin:
 		return fmt.Errorf("role %s cannot be granted", role)
-	case of == Owner:
-		return fmt.Errorf("the owner's role cannot be changed: let it hand over with `alkfs peer rotate-key`")
 	case have == Owner, have == Admin && role < Admin && of < Admin, issuer == subject && role == None:
 		return nil
 	case have == Admin:
 		return fmt.Errorf("only the owner makes and unmakes admins")
 	default:
-		return fmt.Errorf("this node's role is %s: ask an admin", have)
+		return fmt.Errorf("this machine's role is %s: ask an admin", have)
 	}
 }
