@@ -268,7 +268,7 @@ func (r *Replica) grant(tx *schema.Tx, sh shared, subject identity.Key, role ide
 	}
 	switch {
 	case role >= identity.ReadWrite:
-	case was.Role < identity.ReadWrite && !all:
+	case was.Role < identity.ReadWrite && !all && was.By != subject: // which may have said anything as it left
 		g.Heard = was.Heard() // what came later did not count
 	default:
 		if g.Heard, err = heard(tx, sh.bucket.ID, subject); err != nil {

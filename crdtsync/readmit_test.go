@@ -706,3 +706,30 @@ func TestSaidAgainAndAccepted(t *testing.T) {
 	tell(t, a, c, b)
 	shows(t, b, true, a, c)
 }
+
+// Who lays its role down and says that more counts of it than it had told is revoked
+// all the same: what counts then is what was heard.
+func TestRevokedAfterItLeft(t *testing.T) {
+	a, c := newStore(t, "a"), newStore(t, "c")
+	b := a.makeBucket("team")
+	c.admit(a, b, identity.ReadWrite)
+	never := identity.Stream{9}
+	left := identity.Grant{Bucket: b, Subject: c.Key(), Serial: 9, Heard: []identity.Mark{{Stream: never, Seq: 1 << 40}}}
+	g, err := left.Seal(c.private)
+	if err == nil {
+		_, err = a.AddGrants(b, [][]byte{g})
+	}
+	if err == nil {
+		err = a.Grant(b, c.Key(), identity.None, "")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := a.Membership(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := m.Counts(c.Key(), never); n != 0 || m.Role(c.Key()) != identity.None {
+		t.Errorf("%d changes count that nobody has", n)
+	}
+}

@@ -158,15 +158,27 @@ func TestAccepts(t *testing.T) {
 	if !m.Accepts(w, s, 1<<40) || m.Accepts(r, s, 1) || !m.Accepts(owner, s, 1) {
 		t.Error("a writer may write, a reader may not")
 	}
-	m = Members(bucket, owner, append(grants, grant(t, "o", "w", None, 2, heard(s, 5))))
-	for _, c := range []struct {
-		stream Stream
-		seq    uint64
-		want   bool
-	}{{s, 1, true}, {s, 5, true}, {s, 6, false}, {s2, 1, false}} {
-		if got := m.Accepts(w, c.stream, c.seq); got != c.want {
-			t.Errorf("revoked writer, stream %x number %d: %v, want %v", c.stream[0], c.seq, got, c.want)
+	left := grant(t, "w", "w", None, 9, heard(s, 1000))
+	for _, role := range []Role{None, ReadOnly} {
+		shut := append(grants[:2:2], grant(t, "o", "w", role, 2, heard(s, 5)))
+		for what, m := range map[string]*Membership{
+			"writer made " + role.String():                         Members(bucket, owner, shut),
+			"writer made " + role.String() + ", which leaves then": Members(bucket, owner, append(shut, left)),
+		} {
+			for _, c := range []struct {
+				stream Stream
+				seq    uint64
+				want   bool
+			}{{s, 1, true}, {s, 5, true}, {s, 6, false}, {s2, 1, false}} {
+				if got := m.Accepts(w, c.stream, c.seq); got != c.want {
+					t.Errorf("%s, stream %x number %d: %v, want %v", what, c.stream[0], c.seq, got, c.want)
+				}
+			}
 		}
+	}
+	m = Members(bucket, owner, append(grants, left))
+	if m.Role(w) != None || !m.Accepts(w, s, 1000) || m.Accepts(w, s, 1001) {
+		t.Error("of a writer that left counts what it says")
 	}
 }
 

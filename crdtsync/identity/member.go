@@ -210,8 +210,9 @@ func Members(bucket [16]byte, owner Key, grants []Grant) *Membership {
 			continue
 		}
 		m.settle(k, about[k], func(g Grant) bool {
-			return byOwner(g) || g.Role < Admin && !m.late(&g) && (admins[g.Issuer] || g.Issuer == k && g.Role == None)
+			return byOwner(g) || g.Role < Admin && !m.late(&g) && admins[g.Issuer]
 		})
+		m.leave(k, about[k])
 	}
 	for _, k := range sorted(here) {
 		if m.members[k].Role != None && !m.inherited(k) {
@@ -278,6 +279,22 @@ func (m *Membership) settle(k Key, grants []Grant, counts func(Grant) bool) {
 		return
 	}
 	m.members[k] = Member{Key: k, Name: best.Name, Role: best.Role, Serial: best.Serial, By: best.Issuer, heard: marks(best.Heard)}
+}
+
+// leave takes the role from k that k has laid down since it got it. It cannot say what
+// counts of its changes when others said that before: by making it a reader, or no member.
+func (m *Membership) leave(k Key, grants []Grant) {
+	was := m.members[k]
+	if was.Role == None {
+		return
+	}
+	m.settle(k, grants, func(g Grant) bool {
+		return g.Issuer == k && g.Role == None && g.Serial >= was.Serial && !m.late(&g)
+	})
+	if left := m.members[k]; left.By == k && was.Role < ReadWrite {
+		left.heard = was.heard
+		m.members[k] = left
+	}
 }
 
 // succeed follows the successions from k, hands its role to the last key, and
