@@ -129,15 +129,15 @@ func ParseTime(s string, now time.Time) (time.Time, error) {
 		span, ago = strings.CutPrefix(s, "-")
 	}
 	if ago {
-		if d, ok := parseSpan(strings.ReplaceAll(span, " ", "")); ok {
+		if d, ok := ParseSpan(strings.ReplaceAll(span, " ", "")); ok {
 			return now.Add(-d), nil
 		}
 	}
 	return time.Time{}, fmt.Errorf("time %q: try 2006-01-02T15:04:05Z, \"2006-01-02 15:04\", \"10m ago\" or -2d: %w", s, ErrBadSpec)
 }
 
-// parseSpan is time.ParseDuration for spans without sign, with days and weeks.
-func parseSpan(s string) (time.Duration, bool) {
+// ParseSpan is time.ParseDuration for spans without sign, with days (d) and weeks (w).
+func ParseSpan(s string) (time.Duration, bool) {
 	total, any := time.Duration(0), s != ""
 	for s != "" {
 		n := strings.IndexFunc(s, func(r rune) bool { return (r < '0' || r > '9') && r != '.' })

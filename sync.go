@@ -94,6 +94,9 @@ func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
 	}
 	y = &Syncer{s: s, o: o, limits: limits, done: make(chan struct{})}
 	if y.lock, err = lockFile(filepath.Join(s.dir, syncLockFile)); err != nil {
+		if st, running, _ := s.readSyncState(); running && st.PID != 0 {
+			err = fmt.Errorf("%w: process %d", err, st.PID)
+		}
 		return nil, err
 	}
 	n, err := y.listen(o.Addr)
@@ -350,7 +353,7 @@ type ShareOptions struct {
 }
 
 // ErrNoAddress says that a ticket could not say where to go.
-var ErrNoAddress = errors.New("nobody could reach this node: start `alkfs serve --sync ADDR` first, or say where it will be with --addr HOST:PORT")
+var ErrNoAddress = errors.New("nobody could reach this machine: start `alkfs serve --sync ADDR` first, or say where it will be with --addr HOST:PORT")
 
 // Share returns a ticket with which other nodes join a bucket. The node that
 // shares a bucket first owns it.
@@ -396,6 +399,13 @@ func nameOwner(r *crdtsync.Replica, bucket [16]byte, name string) error {
 	return r.Rename(bucket, r.Key(), m.FreeName(r.Key(), name))
 }
 
+// CheckTicket says what is wrong with the text of a ticket, nil when nothing is. Whether
+// it is still good only the machine knows that gave it out.
+func CheckTicket(ticket string) error {
+	_, err := identity.ParseTicket(ticket)
+	return err
+}
+
 // Joined is a bucket that was joined.
 type Joined = crdtsync.Joined
 
@@ -413,7 +423,10 @@ func (s *Store) Join(ctx context.Context, ticket, name, self string, branches ..
 	if err != nil {
 		return j, err
 	}
-	if err := s.nameIsFree(cmp.Or(name, t.Name), t.Bucket); err != nil {
+	var here *HereError
+	if err := s.nameIsFree(cmp.Or(name, t.Name), t.Bucket); errors.As(err, &here) && name == "" {
+		name = here.Bucket
+	} else if err != nil {
 		return j, err
 	}
 	k, err := s.keyring()
@@ -433,9 +446,26 @@ func (s *Store) Join(ctx context.Context, ticket, name, self string, branches ..
 	return r.Join(ctx, q, t, name, self, st.Addrs, branches...)
 }
 
-// nameIsFree fails with EEXIST when a bucket has that name which is not the one of uuid.
+// HereError says that a bucket is here already, under another name than was asked for.
+type HereError struct{ Bucket string }
+
+func (e *HereError) Error() string {
+	return fmt.Sprintf("the bucket is here already, as %q", e.Bucket)
+}
+
+// nameIsFree fails with EEXIST when a bucket has that name which is not the one of uuid,
+// and with a HereError when that one has another.
 func (s *Store) nameIsFree(name string, uuid [16]byte) error {
 	return s.db.Read(func(tx *schema.Tx) error {
+		all, err := s.tree.Buckets(tx)
+		if err != nil {
+			return err
+		}
+		for _, b := range all {
+			if b.UUID == uuid && b.Name != name {
+				return &HereError{b.Name}
+			}
+		}
 		b, err := s.tree.Bucket(tx, name)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
@@ -609,7 +639,7 @@ func (s *Store) readSyncState() (st syncState, running bool, err error) {
 }
 
 // WaitSync returns when everything that was committed before is known to every
-// member that is connected, and there is one; ctx ends the wait.
+// member that is connected, and there is one; ctx ends the wait, with an UnsettledError.
 func (s *Store) WaitSync(ctx context.Context, bucket string) error {
 	_, b, err := s.syncBucket(bucket)
 	if err != nil {
@@ -633,13 +663,33 @@ func (s *Store) WaitSync(ctx context.Context, bucket string) error {
 		select {
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("not every connected member has everything yet, or none is connected (`alkfs sync status`): %w", ctx.Err())
+			return &UnsettledError{connected: anyConnected(st.Buckets, b.UUID), cause: ctx.Err()}
 		}
 	}
 }
 
+// UnsettledError says that WaitSync was ended. It wraps the error of the context.
+type UnsettledError struct {
+	connected bool
+	cause     error
+}
+
+func (e *UnsettledError) Error() string {
+	if e.connected {
+		return "not every connected member has everything yet: `alkfs sync status` says what they lack"
+	}
+	return "no other member is connected: `alkfs sync now` reaches for them"
+}
+
+func (e *UnsettledError) Unwrap() error { return e.cause }
+
+func anyConnected(all []BucketStatus, uuid [16]byte) bool {
+	return slices.ContainsFunc(all, func(b BucketStatus) bool {
+		return b.UUID == uuid && slices.ContainsFunc(b.Members, func(m MemberStatus) bool { return m.Connected })
+	})
+}
+
 func settled(all []BucketStatus, uuid [16]byte) bool {
-	connected := false
 	for _, b := range all {
 		if b.UUID != uuid {
 			continue
@@ -651,8 +701,7 @@ func settled(all []BucketStatus, uuid [16]byte) bool {
 			if m.Connected && (m.Behind > 0 || m.Lacks > 0 && b.Stubs+b.Lacks == 0) { // what it lacks is here
 				return false
 			}
-			connected = connected || m.Connected
 		}
 	}
-	return connected
+	return anyConnected(all, uuid)
 }

@@ -24,9 +24,9 @@ type Compacted struct {
 
 var (
 	// errBusy says that something came between draining and looking.
-	errBusy = errors.New("this node writes too much just now: try again in a moment")
+	errBusy = errors.New("this machine writes too much just now: try again in a moment")
 	// errPartial says that this node has not all of a bucket.
-	errPartial = errors.New("this node has a part of the bucket only: compact it on one that keeps all branches")
+	errPartial = errors.New("this machine has a part of the bucket only: compact it on one that keeps all branches")
 )
 
 // Compact puts into a pack what all changes of a bucket that are here came to, signs
@@ -94,7 +94,7 @@ func (r *Replica) mayCompact(tx *schema.Tx, sh shared) (identity.Role, error) {
 	}
 	role := m.Role(r.key)
 	if role < identity.Admin {
-		return role, fmt.Errorf("this node's role is %s: the owner or an admin compacts", role)
+		return role, fmt.Errorf("this machine's role is %s: the owner or an admin compacts", role)
 	}
 	n, err := count(tx, `SELECT EXISTS (SELECT 1 FROM branch WHERE bucket = ? AND keep <> 0)`, sh.bucket.ID)
 	if err == nil && n != 0 {

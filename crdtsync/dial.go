@@ -2,7 +2,9 @@ package crdtsync
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"time"
 
@@ -30,6 +32,19 @@ func (e *Engine) dialOnce(ctx context.Context, k identity.Key, addrs []string) b
 	return e.now().Sub(start) > time.Second
 }
 
+// errNoAnswer is what became of whoever was dialled in vain.
+var errNoAnswer = errors.New("no answer")
+
+// plain returns err in words for people when nobody answered.
+func plain(err error) error {
+	var e net.Error
+	var dns *net.DNSError
+	if errors.As(err, &e) && e.Timeout() && !errors.As(err, &dns) {
+		return errNoAnswer
+	}
+	return err
+}
+
 // dialAny dials addresses, each some time after the one before it or as soon as
 // that has failed, and returns the link that is there first, with its address.
 func (e *Engine) dialAny(ctx context.Context, k identity.Key, addrs []string) (l Link, addr string, err error) {
@@ -54,7 +69,7 @@ func (e *Engine) dialAny(ctx context.Context, k identity.Key, addrs []string) (l
 				defer cancel()
 				l, err := e.net.Dial(dctx, a, k)
 				if err != nil {
-					err = fmt.Errorf("%s: %w", a, err)
+					err = fmt.Errorf("%s: %w", a, plain(err))
 				}
 				results <- result{l, a, err}
 			}()

@@ -469,7 +469,7 @@ func (r *Replica) redeem(k identity.Key, q joinRequest) (a joinAnswer, err error
 }
 
 // errTicket says as little as it can to a stranger.
-var errTicket = errors.New("the ticket is not good here: it was used, has expired, or is of another node. Ask for a new one")
+var errTicket = errors.New("the ticket is not good here: it was used, has expired, or is of another machine. Ask for a new one")
 
 // Members returns who belongs to a bucket or did, by key.
 func (r *Replica) Members(uuid [16]byte) ([]identity.Member, error) {

@@ -123,7 +123,7 @@ func (r *Replica) answerJoin(_ context.Context, k identity.Key, request []byte) 
 		a = joinAnswer{Err: err.Error()}
 	case err != nil:
 		r.log.Error("a ticket could not be redeemed", "key", k.String(), "err", err)
-		a = joinAnswer{Err: "the other node could not do it: see its log"}
+		a = joinAnswer{Err: "the other machine could not do it: see its log"}
 	default:
 		r.log.Info("a node joined", "key", k.String(), "name", q.Name, "bucket", a.Name)
 		if validAddrs(q.Addrs) && len(q.Addrs) > 0 {
@@ -155,7 +155,7 @@ func (r *Replica) Join(ctx context.Context, q *QUIC, t identity.Ticket, name, se
 		return j, errors.New("the ticket has expired: ask for a new one")
 	}
 	if t.Issuer == r.key {
-		return j, errors.New("the ticket is this node's own: use it on another one")
+		return j, errors.New("the ticket is this machine's own: use it on another one")
 	}
 	request, err := encMode.Marshal(&joinRequest{Bucket: t.Bucket, Secret: t.Secret, Name: self, Addrs: addrs})
 	if err != nil {
@@ -167,13 +167,13 @@ func (r *Replica) Join(ctx context.Context, q *QUIC, t identity.Ticket, name, se
 	}
 	var a joinAnswer
 	if err := decMode.Unmarshal(answer, &a); err != nil {
-		return j, fmt.Errorf("the other node's answer: %w", err)
+		return j, fmt.Errorf("the other machine's answer: %w", err)
 	}
 	if a.Err != "" {
 		return j, errors.New(a.Err)
 	}
 	if a.Owner != t.Owner {
-		return j, errors.New("the other node names another owner of the bucket than the ticket")
+		return j, errors.New("the other machine names another owner of the bucket than the ticket")
 	}
 	if name == "" {
 		name = a.Name
@@ -190,7 +190,7 @@ func (r *Replica) Join(ctx context.Context, q *QUIC, t identity.Ticket, name, se
 		return j, err
 	}
 	if j = (Joined{t.Bucket, b.Name, m.Role(r.key)}); j.Role == identity.None {
-		return j, errors.New("the other node let this one in, but its grant does not count: was its own role revoked?")
+		return j, errors.New("the other machine let this one in, but its grant does not count: was its own role revoked?")
 	}
 	return j, r.db.Sync()
 }
@@ -206,7 +206,7 @@ func askAny(ctx context.Context, q *QUIC, t identity.Ticket, request []byte) ([]
 		if err == nil {
 			return answer, nil
 		}
-		all = errors.Join(all, fmt.Errorf("%s: %w", a, err))
+		all = errors.Join(all, fmt.Errorf("%s: %w", a, plain(err)))
 	}
-	return nil, fmt.Errorf("the node that gave the ticket out was not reached; is `alkfs serve --sync` running there? %w", all)
+	return nil, fmt.Errorf("the machine that gave the ticket out was not reached; is `alkfs serve --sync` running there? %w", all)
 }

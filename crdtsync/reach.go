@@ -8,7 +8,7 @@ import (
 )
 
 // errNoPlace says that a node can only be waited for.
-var errNoPlace = errors.New("no address of it is known: it must come to this node")
+var errNoPlace = errors.New("no address of it is known: it must come to this machine")
 
 // Reached says what came of reaching for a node.
 type Reached struct {

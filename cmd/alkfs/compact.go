@@ -20,6 +20,9 @@ It is only done when asked; run "alkfs gc" before to have less kept.`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
+				if _, _, err := a.sharedBuckets(s, args); err != nil {
+					return err
+				}
 				b := a.newBar("versions", -1, false)
 				c, err := s.CompactBucket(cmd.Context(), args[0], func(done int64) { b.at(done, -1) })
 				b.done()

@@ -25,10 +25,12 @@ large bucket its --timeout. The exit status is 1 when none was reached.`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
-				if len(args) > 0 {
-					if _, err := s.Bucket(args[0]); err != nil {
-						return err
-					}
+				all, _, err := a.sharedBuckets(s, args)
+				if err != nil {
+					return err
+				}
+				if !slices.ContainsFunc(all, func(b alkfs.BucketStatus) bool { return len(b.Members) > 0 }) {
+					return errors.New("nobody else is a member yet: `alkfs share BUCKET` prints a ticket for another machine")
 				}
 				hide := a.showSync(cmd.Context(), s, strings.Join(args, ""))
 				reached, err := s.SyncNow(cmd.Context(), timeout)
@@ -36,15 +38,8 @@ large bucket its --timeout. The exit status is 1 when none was reached.`,
 				if err != nil {
 					return err
 				}
-				all, _, err := s.SyncStatus()
-				if err != nil {
-					return err
-				}
 				any := false
 				for _, b := range all {
-					if len(args) > 0 && b.Name != args[0] {
-						continue
-					}
 					ok, err := a.printReached(b, reached)
 					if err != nil {
 						return err

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/user"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -37,8 +38,9 @@ func (a *app) serveCommand() *cobra.Command {
 	var f serveFlags
 	c := &cobra.Command{
 		Use:   "serve",
-		Short: "Serve the store over SFTP, and hold mounts",
-		Long: `Serves the store to sftp, scp, sshfs, rclone and other SSH clients, and holds the
+		Short: "Serve the store over SFTP, synchronise shared buckets, and hold mounts",
+		Long: `Serves the store to sftp, scp, sshfs, rclone and other SSH clients, with --sync keeps
+shared buckets the same as on other machines ("alkfs share", "alkfs join"), and holds the
 mounts it is told to, until Ctrl-C or SIGTERM. "alkfs user" says who may do what.
 Users see /BUCKET/BRANCH/… of what they are granted; mkdir /BUCKET/NAME makes a
 branch. "ssh HOST branch create work/idea" runs the commands branch, snapshot,
@@ -170,6 +172,21 @@ func parseRate(flag, text string) (int64, error) {
 	return n, nil
 }
 
+// checkAddrs checks that each of addrs reads HOST:PORT; with listen it may be :PORT.
+func checkAddrs(flag string, listen bool, addrs ...string) error {
+	for _, a := range addrs {
+		host, port, err := net.SplitHostPort(a)
+		n, e := strconv.ParseUint(port, 10, 16)
+		switch {
+		case (err != nil || e != nil) && listen:
+			return usagef("%s %s: an address such as :4747 or 10.0.0.7:4747 is meant", flag, quote(a))
+		case !listen && (err != nil || e != nil || host == "" || n == 0):
+			return usagef("%s %s: an address such as example.org:4747 or 10.0.0.7:4747 is meant", flag, quote(a))
+		}
+	}
+	return nil
+}
+
 // startSync begins to keep shared buckets the same as those of other machines.
 func (r *service) startSync() error {
 	if r.flags.sync == "" {
@@ -181,6 +198,12 @@ func (r *service) startSync() error {
 	}
 	down, err := parseRate("--sync-limit-down", r.flags.down)
 	if err != nil {
+		return err
+	}
+	if err := checkAddrs("--sync", true, r.flags.sync); err != nil {
+		return err
+	}
+	if err := checkAddrs("--announce", false, r.flags.announce...); err != nil {
 		return err
 	}
 	r.sync, err = r.s.StartSync(alkfs.SyncOptions{

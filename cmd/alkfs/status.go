@@ -81,7 +81,7 @@ func exitStatus(err error) int {
 		return statusDamaged
 	case errors.Is(err, fs.ErrNotExist):
 		return statusNotFound
-	case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.ETXTBSY), errors.Is(err, syscall.EAGAIN):
+	case errors.Is(err, alkfs.ErrSyncing), errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.ETXTBSY), errors.Is(err, syscall.EAGAIN):
 		return statusBusy
 	}
 	return statusError
@@ -133,6 +133,8 @@ func (a *app) hint(err error) string {
 		return "`" + a.selfWithStore() + " serve --sync :4747` gets it while another member is connected; `alkfs sync status` shows how it stands"
 	case errors.Is(err, alkfs.ErrNotHere):
 		return "its bytes are on other machines: `alkfs where SPEC` shows on which, `alkfs sync status` which are connected"
+	case errors.Is(err, alkfs.ErrSyncing):
+		return "one process of a store does that: end the other one first (Ctrl-C), or leave out --sync"
 	case errors.Is(err, alkfs.ErrNoStore):
 		return "`alkfs init` makes one, and so does `alkfs mount DIR`; another place is named with --store or ALKFS_STORE"
 	case errors.As(err, &usage), errors.Is(err, alkfs.ErrBadSpec):

@@ -324,7 +324,7 @@ func (a *app) printCheck(s *alkfs.Store, r alkfs.CheckReport) error {
 	}
 	a.printf("%s: %d blobs, %s\n", verdict, r.Blobs, bytesText(r.Bytes))
 	if r.Absent > 0 {
-		a.printf("%d contents, %s, are on other nodes only\n", r.Absent, bytesText(r.AbsentBytes))
+		a.printf("%d contents, %s, are on other machines only\n", r.Absent, bytesText(r.AbsentBytes))
 	}
 	return nil
 }

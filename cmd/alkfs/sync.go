@@ -19,22 +19,32 @@ import (
 
 func (a *app) shareCommand() *cobra.Command {
 	var o alkfs.ShareOptions
-	var role string
+	var role, expires string
 	c := &cobra.Command{
 		Use: "share BUCKET", Short: "Print a ticket with which another machine joins a bucket",
-		Long: `Prints a ticket, on a terminal as a QR code too. Whoever has it can join the bucket from another machine with
-"alkfs join", until it expires or was used. Changes then go both ways, as long as
-"alkfs serve --sync ADDR" runs on both. The machine that shares a bucket first owns
-it: only it makes and unmakes admins.
+		Long: `Prints a ticket, on a terminal as a QR code too. Whoever has it can join the bucket
+from another machine with "alkfs join", until it expires or was used. Changes then go
+both ways, as long as "alkfs serve --sync ADDR" runs on both. The machine that shares
+a bucket first owns it: only it makes and unmakes admins.
 
 Roles: ro reads, rw also changes, admin also lets others in.`,
 		Example: `  alkfs serve --sync :4747 &
   alkfs share work
-  alkfs share work --role ro --expires 24h --uses 5`,
+  alkfs share work --role ro --expires 7d --uses 5`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if o.Role, err = alkfs.ParseRole(role); err != nil {
 				return usageError{err}
+			}
+			var ok bool
+			if o.Expires, ok = alkfs.ParseSpan(expires); !ok || o.Expires < time.Second {
+				return usagef("--expires %s: a time such as 30m, 24h or 7d is meant", quote(expires))
+			}
+			if o.Uses < 1 || o.Uses > 1e9 {
+				return usagef("--uses %d: a number from 1 is meant", o.Uses)
+			}
+			if err := checkAddrs("--addr", false, o.Addrs...); err != nil {
+				return err
 			}
 			if o.Self == "" {
 				o.Self, _ = os.Hostname()
@@ -51,14 +61,22 @@ Roles: ro reads, rw also changes, admin also lets others in.`,
 				if err := a.printQR(ticket); err != nil {
 					return err
 				}
-				a.note("on the other machine: alkfs join TICKET, and alkfs serve --sync :4747")
+				machines := "one machine"
+				if o.Uses > 1 {
+					machines = fmt.Sprintf("%d machines", o.Uses)
+				}
+				a.note("good for %s, until %s, as %s; on the other machine: alkfs join TICKET, and alkfs serve --sync :4747",
+					machines, humanTime(time.Now().Add(o.Expires)), role)
+				if _, pid, err := s.SyncStatus(); err == nil && pid == 0 {
+					a.note("it can be used while this runs here: %s serve --sync :4747", a.selfWithStore())
+				}
 				return nil
 			})
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&role, "role", "rw", "what who joins may do: ro, rw or admin")
-	f.DurationVar(&o.Expires, "expires", time.Hour, "how long the ticket is good")
+	f.StringVar(&expires, "expires", "1h", "how long the ticket is good: 30m, 24h, 7d")
 	f.IntVar(&o.Uses, "uses", 1, "how many machines may use it")
 	f.StringVar(&o.Self, "name", "", "what the others are to call this machine, if it is the owner and has no name yet (default: its host name)")
 	f.StringArrayVar(&o.Addrs, "addr", nil, "HOST:PORT at which this machine is reached, any number of times (default: where serve listens)")
@@ -83,8 +101,15 @@ they descend from. "alkfs sync branches" shows and changes that.`,
 			if self == "" {
 				self, _ = os.Hostname()
 			}
+			ticket := strings.Join(args, "")
+			if err := alkfs.CheckTicket(ticket); err != nil {
+				return err // before a store is made for it
+			}
 			return a.with(cmd.Context(), making, func(s *alkfs.Store) error {
-				j, err := s.Join(cmd.Context(), strings.Join(args, ""), as, self, branches...)
+				if a.terminal() && !a.json {
+					a.note("asking the machine that gave the ticket out…")
+				}
+				j, err := s.Join(cmd.Context(), ticket, as, self, branches...)
 				if errors.Is(err, fs.ErrExist) {
 					return withHint(err, "a bucket of that name is here already: choose another with --as NAME")
 				}
@@ -125,7 +150,7 @@ that was shut out has the role none.`,
 		Example: "  alkfs peer ls\n  alkfs peer ls work --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
-				all, err := a.sharedBuckets(s, args)
+				all, _, err := a.sharedBuckets(s, args)
 				if err != nil {
 					return err
 				}
@@ -149,27 +174,26 @@ that was shut out has the role none.`,
 	}
 }
 
-// sharedBuckets returns how the shared buckets stand, or the one that is named, and
-// says so when there is none.
-func (a *app) sharedBuckets(s *alkfs.Store, name []string) ([]alkfs.BucketStatus, error) {
-	all, _, err := s.SyncStatus()
-	if err != nil {
-		return nil, err
+// sharedBuckets is Store.SyncStatus, of the bucket that is named or of all, and says so
+// when none is shared.
+func (a *app) sharedBuckets(s *alkfs.Store, name []string) (all []alkfs.BucketStatus, pid int, err error) {
+	if all, pid, err = s.SyncStatus(); err != nil {
+		return nil, 0, err
 	}
 	if len(name) == 0 {
 		if len(all) == 0 && !a.json {
 			a.note("no bucket is shared: `alkfs share BUCKET` shares one, `alkfs join TICKET` joins another machine's")
 		}
-		return all, nil
+		return all, pid, nil
 	}
 	if _, err := s.Bucket(name[0]); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	i := slices.IndexFunc(all, func(b alkfs.BucketStatus) bool { return b.Name == name[0] })
 	if i < 0 {
-		return nil, fmt.Errorf("bucket %s is not shared: `alkfs share %s` shares it", quote(name[0]), shellWord(name[0]))
+		return nil, 0, fmt.Errorf("bucket %s is not shared: `alkfs share %s` shares it", quote(name[0]), shellWord(name[0]))
 	}
-	return all[i : i+1], nil
+	return all[i : i+1], pid, nil
 }
 
 func (a *app) printMember(w io.Writer, b alkfs.BucketStatus, m alkfs.MemberStatus, here bool) error {
@@ -190,7 +214,12 @@ func (a *app) peerChange(use, short, example string, nargs int, do func(s *alkfs
 		Use: use, Short: short, Example: example, Args: cobra.ExactArgs(nargs),
 		Long: short + ".\n\nA PEER is the name of a machine, or the beginning of its key, as \"alkfs peer ls\"\nshows them.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error { return do(s, args) })
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
+				if _, _, err := a.sharedBuckets(s, args[:1]); err != nil {
+					return err
+				}
+				return do(s, args)
+			})
 		},
 	}
 }
@@ -280,7 +309,7 @@ not here, and what goes to and comes from it, a mean of the last five seconds.`,
 		Example: "  alkfs sync status\n  alkfs sync status --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
-				all, pid, err := s.SyncStatus()
+				all, pid, err := a.sharedBuckets(s, nil)
 				if err != nil {
 					return err
 				}
@@ -300,12 +329,12 @@ not here, and what goes to and comes from it, a mean of the last five seconds.`,
 
 func (a *app) printSync(b alkfs.BucketStatus, pid int) error {
 	if !a.json {
-		a.printf("%s: %s here, %d changes kept, %d in a pack, %d versions waiting", quote(b.Name), b.Role, b.Changes, b.Packed, b.Waiting)
+		a.printf("%s: %s here, %s kept, %d in a pack, %s to be sent", quote(b.Name), b.Role, counted(b.Changes, "change"), b.Packed, counted(b.Waiting, "version"))
 		if b.Stubs > 0 {
-			a.printf(", %d changes of other branches not kept", b.Stubs)
+			a.printf(", %s of other branches not kept", counted(b.Stubs, "change"))
 		}
 		if b.Lacks > 0 {
-			a.printf(", %d changes still to come (`alkfs sync branches %s`)", b.Lacks, b.Name)
+			a.printf(", %s still to come (`alkfs sync branches %s`)", counted(b.Lacks, "change"), b.Name)
 		}
 		a.printf("\n")
 		if reads := b.Role < alkfs.ReadWrite && b.Waiting > 0; reads || b.Void > 0 {
@@ -338,16 +367,16 @@ func memberState(m alkfs.MemberStatus) string {
 	case m.Connected:
 		state = "connected, has everything"
 		if m.Behind > 0 {
-			state = fmt.Sprintf("connected, behind by %d changes", m.Behind)
+			state = "connected, behind by " + counted(m.Behind, "change")
 		}
 		if m.Lacks > 0 {
-			state = fmt.Sprintf("connected, has yet to get %d changes", m.Lacks)
+			state = "connected, has yet to get " + counted(m.Lacks, "change")
 			if m.Behind > 0 {
 				state += fmt.Sprintf(", behind by %d", m.Behind)
 			}
 		}
 		if m.Ahead > 0 {
-			state += fmt.Sprintf(", has %d more", m.Ahead)
+			state += fmt.Sprintf(", has %s that this machine has yet to get", counted(m.Ahead, "change"))
 		}
 		if t := m.Traffic; t.InRate+t.OutRate > 0 {
 			state += fmt.Sprintf(", in %s/s, out %s/s", bytesText(t.InRate), bytesText(t.OutRate))
@@ -358,7 +387,7 @@ func memberState(m alkfs.MemberStatus) string {
 		state = "last heard " + m.Heard.Format(time.DateTime)
 	}
 	if m.Void > 0 {
-		state += fmt.Sprintf(", %d changes of it do not count", m.Void)
+		state += fmt.Sprintf(", of its changes %d do not count", m.Void)
 	}
 	if m.Err != "" {
 		state += " (" + m.Err + ")"
@@ -421,6 +450,14 @@ func lacking(all []alkfs.BucketStatus, name string) (n int64) {
 	return n
 }
 
+// counted says how many of what, whose plural has an s, there are.
+func counted(n int64, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
 func stampText(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -434,14 +471,18 @@ func (a *app) syncWaitCommand() *cobra.Command {
 		Use: "wait BUCKET", Short: "Wait until every connected member has what was written before", Args: cobra.ExactArgs(1),
 		Example: "  alkfs sync wait work --timeout 1m",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			if timeout > 0 {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, timeout)
-				defer cancel()
-			}
-			return a.with(ctx, writing, func(s *alkfs.Store) error {
-				if all, _, err := s.SyncStatus(); err == nil && !connected(all, args[0]) {
+			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
+				ctx := cmd.Context()
+				if timeout > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, timeout)
+					defer cancel()
+				}
+				all, _, err := a.sharedBuckets(s, args)
+				if err != nil {
+					return err
+				}
+				if !connected(all, args[0]) {
 					a.note("no other member of %s is connected: waiting for one", quote(args[0]))
 				}
 				defer a.showSync(ctx, s, args[0])()
