@@ -41,6 +41,6 @@ It is only done when asked; run "alkfs gc" before to have less kept.`,
 				return nil
 			})
 		},
-		ValidArgsFunction: a.completeBuckets,
+		ValidArgsFunction: completeEach(a.completeBuckets),
 	}
 }

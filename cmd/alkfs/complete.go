@@ -22,6 +22,29 @@ func (a *app) completeThen(n int, f completion) completion {
 	}
 }
 
+// completeEach completes the first argument with the first of fs, the second with the
+// second, and those after the last with nothing.
+func completeEach(fs ...completion) completion {
+	return func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) >= len(fs) {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return fs[len(args)](cmd, args, word)
+	}
+}
+
+// oneOf completes the words given.
+func oneOf(words ...cobra.Completion) completion {
+	return func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return words, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+var completeRoles = oneOf("ro\tread", "rw\tread and change", "admin\tlet others in, too")
+
+// completeNothing is for what no store knows.
+var completeNothing = oneOf()
+
 // look opens the store for reading, and makes none.
 func (a *app) look(f func(s *alkfs.Store) []cobra.Completion) ([]cobra.Completion, cobra.ShellCompDirective) {
 	dir, err := a.storePath()
@@ -49,6 +72,22 @@ func bucketNames(s *alkfs.Store, word string) (out []cobra.Completion) {
 		}
 	}
 	return out
+}
+
+// completePeers completes names of the members of the bucket that is the first argument.
+func (a *app) completePeers(_ *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	list, directive := a.look(func(s *alkfs.Store) (out []cobra.Completion) {
+		all, _, _ := s.SyncStatus()
+		for _, b := range all {
+			for _, m := range b.Members {
+				if b.Name == args[0] && strings.HasPrefix(m.Name, word) {
+					out = append(out, m.Name+"\t"+m.Role.String())
+				}
+			}
+		}
+		return out
+	})
+	return list, directive &^ cobra.ShellCompDirectiveNoSpace
 }
 
 // completeBranches completes BRANCH and BUCKET/BRANCH.

@@ -45,7 +45,7 @@ conflict is settled, or the thing is changed by somebody who has seen them.`,
 				return nil
 			})
 		},
-		ValidArgsFunction: a.completeThen(1, a.completeBuckets),
+		ValidArgsFunction: completeEach(a.completeBuckets),
 	}
 }
 
@@ -157,7 +157,7 @@ it. The other machines hear of it.`,
 			})
 		},
 	}
-	c.ValidArgsFunction = a.completeThen(1, a.completeSpecs)
+	c.ValidArgsFunction = completeEach(a.completeSpecs)
 	c.Flags().IntVar(&other, "other", 0, "the side to show instead, counted from 1")
 	c.Flags().BoolVar(&both, "both", false, "keep all sides, beside each other")
 	return c

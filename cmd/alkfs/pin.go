@@ -129,6 +129,7 @@ than 5 % of it or 10 GiB. It is a setting of this machine alone.`,
 				return s.SetEager(spec, args[1] == "eager")
 			})
 		},
+		ValidArgsFunction: completeEach(a.completeBuckets, oneOf("eager", "on-demand")),
 	}
 }
 

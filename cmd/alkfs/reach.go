@@ -53,6 +53,7 @@ large bucket its --timeout. The exit status is 1 when none was reached.`,
 			})
 		},
 	}
+	c.ValidArgsFunction = completeEach(a.completeBuckets)
 	c.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long a member may take")
 	return c
 }

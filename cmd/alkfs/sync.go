@@ -76,6 +76,8 @@ Roles: ro reads, rw also changes, admin also lets others in.`,
 	}
 	f := c.Flags()
 	f.StringVar(&role, "role", "rw", "what who joins may do: ro, rw or admin")
+	c.ValidArgsFunction = completeEach(a.completeBuckets)
+	_ = c.RegisterFlagCompletionFunc("role", completeRoles)
 	f.StringVar(&expires, "expires", "1h", "how long the ticket is good: 30m, 24h, 7d")
 	f.IntVar(&o.Uses, "uses", 1, "how many machines may use it")
 	f.StringVar(&o.Self, "name", "", "what the others are to call this machine, if it is the owner and has no name yet (default: its host name)")
@@ -127,6 +129,7 @@ they descend from. "alkfs sync branches" shows and changes that.`,
 			})
 		},
 	}
+	c.ValidArgsFunction = completeNothing
 	c.Flags().StringVar(&as, "as", "", "name of the bucket here (default: its name there)")
 	c.Flags().StringSliceVar(&branches, "branches", nil, "keep only branches whose names match: PATTERN,PATTERN… (default: all)")
 	c.Flags().StringVar(&self, "name", "", "what the others are to call this machine, with a number where that is taken (default: its host name)")
@@ -170,7 +173,7 @@ that was shut out has the role none.`,
 				return w.Flush()
 			})
 		},
-		ValidArgsFunction: a.completeThen(1, a.completeBuckets),
+		ValidArgsFunction: completeEach(a.completeBuckets),
 	}
 }
 
@@ -208,11 +211,13 @@ func (a *app) printMember(w io.Writer, b alkfs.BucketStatus, m alkfs.MemberStatu
 	return err
 }
 
-// peerChange is a command about one member of a bucket.
-func (a *app) peerChange(use, short, example string, nargs int, do func(s *alkfs.Store, args []string) error) *cobra.Command {
+// peerChange is a command about one member of a bucket, with more arguments that are
+// completed so.
+func (a *app) peerChange(use, short, example string, do func(s *alkfs.Store, args []string) error, more ...completion) *cobra.Command {
 	return &cobra.Command{
-		Use: use, Short: short, Example: example, Args: cobra.ExactArgs(nargs),
-		Long: short + ".\n\nA PEER is the name of a machine, or the beginning of its key, as \"alkfs peer ls\"\nshows them.",
+		Use: use, Short: short, Example: example, Args: cobra.ExactArgs(2 + len(more)),
+		Long:              short + ".\n\nA PEER is the name of a machine, or the beginning of its key, as \"alkfs peer ls\"\nshows them.",
+		ValidArgsFunction: completeEach(slices.Concat([]completion{a.completeBuckets, a.completePeers}, more)...),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), writing, func(s *alkfs.Store) error {
 				if _, _, err := a.sharedBuckets(s, args[:1]); err != nil {
@@ -225,7 +230,7 @@ func (a *app) peerChange(use, short, example string, nargs int, do func(s *alkfs
 }
 
 func (a *app) peerGrantCommand() *cobra.Command {
-	return a.peerChange("grant BUCKET PEER ROLE", "Give a machine another role: ro, rw or admin", "  alkfs peer grant work laptop ro", 3,
+	return a.peerChange("grant BUCKET PEER ROLE", "Give a machine another role: ro, rw or admin", "  alkfs peer grant work laptop ro",
 		func(s *alkfs.Store, args []string) error {
 			role, err := alkfs.ParseRole(args[2])
 			if err != nil {
@@ -233,11 +238,11 @@ func (a *app) peerGrantCommand() *cobra.Command {
 			}
 			_, err = s.SetRole(args[0], args[1], role, "")
 			return err
-		})
+		}, completeRoles)
 }
 
 func (a *app) peerRevokeCommand() *cobra.Command {
-	return a.peerChange("revoke BUCKET PEER", "Shut a machine out of a bucket, at once wherever that is heard", "  alkfs peer revoke work laptop", 2,
+	return a.peerChange("revoke BUCKET PEER", "Shut a machine out of a bucket, at once wherever that is heard", "  alkfs peer revoke work laptop",
 		func(s *alkfs.Store, args []string) error {
 			m, err := s.SetRole(args[0], args[1], alkfs.NoRole, "")
 			if err == nil && !a.json {
@@ -248,12 +253,12 @@ func (a *app) peerRevokeCommand() *cobra.Command {
 }
 
 func (a *app) peerRenameCommand() *cobra.Command {
-	return a.peerChange("rename BUCKET PEER NAME", "Give a machine another name; only the owner renames itself", "  alkfs peer rename work laptop ann-laptop", 3,
-		func(s *alkfs.Store, args []string) error { return s.RenameMember(args[0], args[1], args[2]) })
+	return a.peerChange("rename BUCKET PEER NAME", "Give a machine another name; the owner, itself", "  alkfs peer rename work laptop ann-laptop",
+		func(s *alkfs.Store, args []string) error { return s.RenameMember(args[0], args[1], args[2]) }, completeNothing)
 }
 
 func (a *app) peerAcceptCommand() *cobra.Command {
-	return a.peerChange("accept BUCKET PEER", "Let what a machine wrote count that was shut out before it was heard", "  alkfs peer accept work laptop", 2,
+	return a.peerChange("accept BUCKET PEER", "Let what a machine wrote count that was shut out before it was heard", "  alkfs peer accept work laptop",
 		func(s *alkfs.Store, args []string) error { return s.AcceptChanges(args[0], args[1]) })
 }
 
@@ -490,6 +495,7 @@ func (a *app) syncWaitCommand() *cobra.Command {
 			})
 		},
 	}
+	c.ValidArgsFunction = completeEach(a.completeBuckets)
 	c.Flags().DurationVar(&timeout, "timeout", 0, "give up after so long (default: never)")
 	return c
 }
