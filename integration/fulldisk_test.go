@@ -217,3 +217,23 @@ func TestNearlyFullDiskIsWarnedOf(t *testing.T) {
 		t.Errorf("nearly full: %s%s", r.err, r.out)
 	}
 }
+
+// Where nothing more can be written, and a process has the store, what is there can be
+// looked at.
+func TestCommandsOnAFullDisk(t *testing.T) {
+	disk, _ := smallDisk(t, 64)
+	s := storeAt(t, filepath.Join(disk, "store"))
+	m := s.mount(t)
+	must(t, put(m.path("f"), []byte("still here")))
+	m.settle(t)
+	fill(t, disk, 0)
+	for size := 4096; size > 0; size /= 2 { // what fallocate left over
+		for i := 0; put(filepath.Join(disk, fmt.Sprint("rest", size, "-", i)), make([]byte, size)) == nil; i++ {
+		}
+	}
+	for _, args := range [][]string{{"ls"}, {"cat", ":f"}, {"df"}, {"sync", "status"}} {
+		if r := s.try(t, args...); r.code != 0 {
+			t.Errorf("alkfs %s: status %d, %s", strings.Join(args, " "), r.code, r.err)
+		}
+	}
+}

@@ -54,6 +54,9 @@ func tryOwner(dir string) (*owner, error) {
 	}
 	if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
 		_, err = f.WriteString(commandLine())
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			err = nil // it is held all the same, and who looks at a store must not fail for it
+		}
 	}
 	if err == nil {
 		err = os.Rename(path+".new", path)

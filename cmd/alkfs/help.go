@@ -23,9 +23,10 @@ days, and for ever where a snapshot or branch shows it.`
 const jsonHelp = `With --json, commands that print data print JSON instead, to standard output.
 
 A list (ls, tree, log, diff, bucket ls, branch ls, snapshot ls, sessions ls,
-jobs ls, jobs history, lock ls, queue ls, peer ls, sync status, sync now, where,
-watch, stats --watch, mount without arguments) is JSON lines: one object on each line. Any other answer is a single
-object on one line.
+jobs ls, jobs history, lock ls, queue ls, user ls, peer ls, sync status, sync now,
+sync branches, sync policy, pin ls, where, conflicts ls, restore, watch, stats --watch,
+mount without arguments) is JSON lines: one object on each line. Any other answer is a
+single object on one line. What only does something and says nothing else prints nothing.
 
 Field names are lower case and stable; new ones may be added. Times are RFC 3339
 in UTC, sizes are bytes, modes are octal strings ("0644"), hashes are BLAKE3-256

@@ -144,6 +144,8 @@ func (a *app) hint(err error) string {
 		return "see `alkfs --help`"
 	case errors.As(err, &quota):
 		return "remove files or branches of it, or `alkfs bucket set " + shellWord(quota.Bucket) + " --quota-bytes/--quota-inodes` sets another quota"
+	case errors.Is(err, syscall.ENOSPC) && a.command == "alkfs gc":
+		return "the disk of the store is full: free some space beside it, removing needs a little"
 	case errors.Is(err, syscall.ENOSPC):
 		return "the disk of the store is full: free some space, or try `alkfs gc`"
 	case errors.Is(err, syscall.EROFS):
