@@ -23,6 +23,7 @@ type Link interface {
 	AcceptStream(ctx context.Context) (io.ReadWriteCloser, error)
 	Close(reason string) error
 	Done() <-chan struct{} // closed when it has ended
+	Refused() bool         // it has ended since the other side does not let this node's key in
 }
 
 // Network makes links. Package transport has the one over QUIC.
@@ -256,6 +257,7 @@ func (e *Engine) talk(ctx context.Context, l Link, addr string) {
 	}()
 	s, kind, err := e.firstStream(ctx, l, dialed)
 	if err != nil {
+		e.noteRefusal(l)
 		return
 	}
 	defer s.Close()
@@ -277,9 +279,21 @@ func (e *Engine) talk(ctx context.Context, l Link, addr string) {
 	cancel()
 	l.Close("done")
 	e.log.Info("disconnected", "peer", k.Short(), "err", err)
+	e.noteRefusal(l)
 	if errors.Is(err, ErrRefused) {
 		e.log.Warn("a node sent what is refused", "peer", k.String(), "err", err)
 		e.setProblem(k, err, e.now().Add(e.o.MaxBackoff))
+	}
+}
+
+// errShutOut is why a link ends whose other side does not admit this node's key.
+var errShutOut = errors.New("it does not let this machine in, which may have been shut out: ask an admin of the bucket")
+
+// noteRefusal has it known when a link ended for that. Over TLS 1.3 whoever dials is
+// connected before the other side has looked at its key (RFC 8446, 4.4.2.4).
+func (e *Engine) noteRefusal(l Link) {
+	if l.Refused() {
+		e.setProblem(l.Peer(), errShutOut, time.Time{})
 	}
 }
 

@@ -19,6 +19,7 @@ func (n endless) Accept(context.Context) (Link, error)                     { ret
 func (n endless) Peer() identity.Key                                       { return identity.Key{} }
 func (n endless) Close(string) error                                       { return nil }
 func (n endless) Done() <-chan struct{}                                    { return nil }
+func (n endless) Refused() bool                                            { return false }
 func (n endless) OpenStream(context.Context) (io.ReadWriteCloser, error) {
 	return endlessStream(n), nil
 }

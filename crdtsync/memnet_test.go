@@ -120,6 +120,8 @@ func newMemLinks(from, to *memNode) (*memLink, *memLink) {
 func (l *memLink) Peer() identity.Key    { return l.peer }
 func (l *memLink) Done() <-chan struct{} { return l.done }
 
+func (l *memLink) Refused() bool { return false }
+
 func (l *memLink) OpenStream(ctx context.Context) (io.ReadWriteCloser, error) {
 	select {
 	case <-l.done:

@@ -12,7 +12,7 @@ import (
 
 // serveQUIC runs the engine of s on a socket of its own, and returns its
 // address.
-func serveQUIC(t *testing.T, s *store) (*QUIC, string) {
+func serveQUIC(t *testing.T, s *store) (*Engine, string) {
 	t.Helper()
 	q, err := ListenQUIC(s.Replica, "127.0.0.1:0")
 	if err != nil {
@@ -31,7 +31,7 @@ func serveQUIC(t *testing.T, s *store) (*QUIC, string) {
 			t.Error(err)
 		}
 	})
-	return q, q.Addr().String()
+	return e, q.Addr().String()
 }
 
 func (s *store) bucketID(b [16]byte) (id int64) {
@@ -119,7 +119,7 @@ func TestRevokedNodeIsDropped(t *testing.T) {
 	if err := c.join(tk); err != nil {
 		t.Fatal(err)
 	}
-	serveQUIC(t, c)
+	e, _ := serveQUIC(t, c)
 	same(t, b, a, c)
 	c.write(b, "before", "1")
 	same(t, b, a, c)
@@ -145,5 +145,16 @@ func TestRevokedNodeIsDropped(t *testing.T) {
 	}
 	if !strings.Contains(a.listing(b), "before") {
 		t.Error("what it wrote before is gone")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for why := ""; why != errShutOut.Error(); {
+		all, err := e.Reach(ctx)
+		if err != nil || len(all) != 1 {
+			t.Fatalf("Reach: %v, %v", all, err)
+		}
+		if why = all[0].Err; ctx.Err() != nil {
+			t.Fatalf("why a is not reached: %s", why)
+		}
 	}
 }

@@ -308,6 +308,8 @@ type simLink struct {
 func (l *simLink) Peer() identity.Key    { return l.peer }
 func (l *simLink) Done() <-chan struct{} { return l.done }
 
+func (l *simLink) Refused() bool { return false }
+
 // Close implements Link. The other side hears of it, or times out.
 func (l *simLink) Close(reason string) error {
 	l.end(errors.New("closed"))
