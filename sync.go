@@ -93,7 +93,7 @@ func (s *Store) StartSync(o SyncOptions) (y *Syncer, err error) {
 		return nil, err
 	}
 	y = &Syncer{s: s, o: o, limits: limits, done: make(chan struct{})}
-	if y.lock, err = lockFile(filepath.Join(s.dir, syncLockFile)); err != nil {
+	if y.lock, err = s.lockSync(); err != nil {
 		if st, running, _ := s.readSyncState(); running && st.PID != 0 {
 			err = fmt.Errorf("%w: process %d", err, st.PID)
 		}
@@ -173,13 +173,40 @@ func (y *Syncer) runNode(ctx context.Context, n *syncNode) error {
 	return n.engine.Run(ctx)
 }
 
-// lockFile takes a lock that ends with the process.
-func lockFile(path string) (*os.File, error) {
+// lockSync makes this process the one that synchronises the store. It waits for those
+// who only look whether there is one (syncing).
+func (s *Store) lockSync() (*os.File, error) {
+	for {
+		f, err := lockFile(filepath.Join(s.dir, syncLockFile), syscall.LOCK_EX)
+		if !errors.Is(err, ErrSyncing) {
+			return f, err
+		}
+		if is, err := s.syncing(); is || err != nil {
+			return nil, cmp.Or(err, ErrSyncing)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// syncing reports whether some process synchronises the store.
+func (s *Store) syncing() (bool, error) {
+	f, err := lockFile(filepath.Join(s.dir, syncLockFile), syscall.LOCK_SH)
+	if errors.Is(err, ErrSyncing) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return false, f.Close()
+}
+
+// lockFile takes a lock that ends with the process, without waiting: ErrSyncing.
+func lockFile(path string, how int) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			err = ErrSyncing
@@ -621,11 +648,7 @@ func (st syncState) connections(all []BucketStatus) {
 // readSyncState reads what the process that synchronises has left, if there is
 // one.
 func (s *Store) readSyncState() (st syncState, running bool, err error) {
-	f, err := lockFile(filepath.Join(s.dir, syncLockFile))
-	if err == nil {
-		return st, false, f.Close()
-	}
-	if !errors.Is(err, ErrSyncing) {
+	if running, err = s.syncing(); !running || err != nil {
 		return st, false, err
 	}
 	b, err := os.ReadFile(filepath.Join(s.dir, syncStatusFile))

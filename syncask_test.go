@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -33,10 +34,27 @@ func TestAnswersOfTheSyncer(t *testing.T) {
 	}
 }
 
+// Who looks whether a process synchronises is not taken for one: by others who look,
+// or by one that is about to.
+func TestLookingForTheSyncer(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	looking, err := lockFile(filepath.Join(s.dir, syncLockFile), syscall.LOCK_SH)
+	mustDo(t, err)
+	if _, running, err := s.readSyncState(); running || err != nil {
+		t.Errorf("somebody synchronises: %v, %v", running, err)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { looking.Close() })
+	y := startSync(t, s, "127.0.0.1:0")
+	defer y.Close()
+	if _, err := s.StartSync(SyncOptions{Addr: "127.0.0.1:0"}); !errors.Is(err, ErrSyncing) {
+		t.Errorf("a second one: %v", err)
+	}
+}
+
 // An interrupt ends the wait for an answer, as an interrupt.
 func TestQuestionToTheSyncerIsInterrupted(t *testing.T) {
 	s := openStore(t, t.TempDir())
-	lock, err := lockFile(filepath.Join(s.dir, syncLockFile))
+	lock, err := s.lockSync()
 	mustDo(t, err)
 	defer lock.Close()
 	mustDo(t, os.WriteFile(filepath.Join(s.dir, syncStatusFile), []byte(`{"PID": 1}`), 0o600))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -30,7 +29,7 @@ func (s *Store) CompactBucket(ctx context.Context, bucket string, progress func(
 		return c, err
 	}
 	for range 2 {
-		lock, err := lockFile(filepath.Join(s.dir, syncLockFile))
+		lock, err := s.lockSync()
 		if err == nil {
 			defer lock.Close()
 			r, err := s.replica()

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -44,7 +46,14 @@ machine alone.`,
 					return err
 				}
 				switch {
+				case drop && k.All:
+					return errors.New("all branches are kept: --only keeps just those that match")
 				case drop:
+					for _, p := range patterns {
+						if !slices.Contains(k.Patterns, p) {
+							return fmt.Errorf("%s is none of the patterns: `alkfs sync branches %s` lists them", quote(p), shellWord(bucket))
+						}
+					}
 					patterns = slices.DeleteFunc(slices.Clone(k.Patterns), func(p string) bool { return slices.Contains(patterns, p) })
 				case len(patterns) > 0 && !only && !k.All:
 					for _, p := range k.Patterns {

@@ -92,7 +92,7 @@ func (a *app) printPin(s *alkfs.Store, spec alkfs.Spec) error {
 	case absent > 0:
 		state = bytesText(bytes) + " to fetch"
 	}
-	a.printf("%-40s %d files, %s\n", quote(spec.String()), files, state)
+	a.printf("%-40s %s, %s\n", quote(spec.String()), counted(int64(files), "file"), state)
 	return nil
 }
 
@@ -175,7 +175,7 @@ func (a *app) printPolicies(s *alkfs.Store) error {
 		}
 	}
 	if !a.json && f.Contents > 0 {
-		a.note("%d contents, %s, are being fetched", f.Contents, bytesText(f.Bytes))
+		a.note("%s in %s to be fetched", bytesText(f.Bytes), counted(int64(f.Contents), "content"))
 	}
 	a.noteReserve(f)
 	return nil
