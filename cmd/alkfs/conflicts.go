@@ -145,13 +145,19 @@ it. The other machines hear of it.`,
 					if c.Path != spec.Path || c.Branch != v.Tree().Branch().ID {
 						continue
 					}
+					switch {
+					case both && c.Kind == alkfs.AttributeConflict:
+						return fmt.Errorf("%s: a mode, an owner and an extended attribute have one value: leave out --both, or name a side by --other", quote(args[0]))
+					case other < 0 || other > len(c.Others):
+						return fmt.Errorf("%s has no side %d: `alkfs conflicts ls %s` counts them", quote(args[0]), other, shellWord(spec.Bucket))
+					}
 					if err := s.ResolveSyncConflict(c, keep, other-1); err != nil {
 						return err
 					}
 					n++
 				}
 				if n == 0 {
-					return fmt.Errorf("%s has no conflict: see `alkfs conflicts ls %s`", quote(args[0]), quote(spec.Bucket))
+					return fmt.Errorf("%s has no conflict: see `alkfs conflicts ls %s`", quote(args[0]), shellWord(spec.Bucket))
 				}
 				return nil
 			})
