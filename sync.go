@@ -157,7 +157,7 @@ func (y *Syncer) run(ctx context.Context) error {
 		if n, err = y.listen(y.at.String()); err != nil {
 			return fmt.Errorf("go on with the node's new key: %w", err)
 		}
-		y.s.log.Info("this node has another key", "key", n.replica.Key().String())
+		y.s.log.Info("this machine has another key", "key", n.replica.Key().String())
 		y.makeEngine(n)
 	}
 }

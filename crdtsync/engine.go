@@ -214,7 +214,7 @@ func (e *Engine) connected() []*live {
 func (e *Engine) membersChanged() {
 	for _, l := range e.connected() {
 		if !e.Admits(l.peer) {
-			e.log.Warn("dropping a node that is no longer a member", "peer", l.peer.Short())
+			e.log.Warn("a machine that is no member any more is dropped", "peer", l.peer.Short())
 			l.link.Close("no longer a member")
 			continue
 		}
@@ -281,7 +281,7 @@ func (e *Engine) talk(ctx context.Context, l Link, addr string) {
 	e.log.Info("disconnected", "peer", k.Short(), "err", err)
 	e.noteRefusal(l)
 	if errors.Is(err, ErrRefused) {
-		e.log.Warn("a node sent what is refused", "peer", k.String(), "err", err)
+		e.log.Warn("a machine sent what is refused", "peer", k.String(), "err", err)
 		e.setProblem(k, err, e.now().Add(e.o.MaxBackoff))
 	}
 }

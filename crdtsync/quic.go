@@ -125,7 +125,7 @@ func (r *Replica) answerJoin(_ context.Context, k identity.Key, request []byte) 
 		r.log.Error("a ticket could not be redeemed", "key", k.String(), "err", err)
 		a = joinAnswer{Err: "the other machine could not do it: see its log"}
 	default:
-		r.log.Info("a node joined", "key", k.String(), "name", q.Name, "bucket", a.Name)
+		r.log.Info("a machine joined", "key", k.String(), "name", q.Name, "bucket", a.Name)
 		if validAddrs(q.Addrs) && len(q.Addrs) > 0 {
 			err = r.setPlaces(k, q.Addrs)
 		}

@@ -288,7 +288,7 @@ func (e *Endpoint) tls(k *identity.Key) *tls.Config {
 			case k != nil && peer != *k:
 				return &WrongKeyError{Got: peer, Want: *k}
 			case k == nil && s.NegotiatedProtocol == protoSync && !e.c.Admit(peer):
-				e.c.Logger.Warn("refused a node", "key", peer.String())
+				e.c.Logger.Warn("a machine that is no member was refused", "key", peer.String())
 				return fmt.Errorf("%w: %s", ErrUnknownPeer, peer.Short())
 			case k == nil && s.NegotiatedProtocol == protoJoin && e.c.Join == nil:
 				return ErrUnknownPeer
