@@ -306,7 +306,7 @@ func restoreStore(ctx context.Context, backup, dir string, o BackupOptions) (r B
 			return r, err
 		}
 	}
-	if err := checkDatabase(ctx, temp); err != nil {
+	if err := openRestored(ctx, temp); err != nil {
 		return r, err
 	}
 	o.Verify = true
@@ -322,13 +322,18 @@ func restoreStore(ctx context.Context, backup, dir string, o BackupOptions) (r B
 	return r, syncDir(filepath.Dir(dir))
 }
 
-// checkDatabase brings the database in dir to the present format, and checks it.
-func checkDatabase(ctx context.Context, dir string) error {
+// openRestored brings the database in dir to the present format, checks it, and has files
+// be numbered from the present millisecond on: what was made after the backup, or after it
+// was restored before, other nodes may know.
+func openRestored(ctx context.Context, dir string) error {
 	db, err := schema.Open(ctx, dir, schema.Options{})
 	if err != nil {
 		return err
 	}
-	return errors.Join(db.QuickCheck(), db.Close())
+	if err = db.QuickCheck(); err == nil {
+		err = db.Write(func(tx *schema.Tx) error { tx.ObserveIno(time.Now().UnixMilli()); return nil })
+	}
+	return errors.Join(err, db.Close())
 }
 
 // copyFile makes to a copy of from, unless it is one. At any moment to is what

@@ -258,3 +258,25 @@ func TestBackupRefusals(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What was made after a backup, or after it was restored before, may be known to other
+// machines.
+func TestRestoredStoreGivesNoNumberTwice(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	writeFile(t, openView(t, s, Spec{}), "before", nil)
+	dir := filepath.Join(t.TempDir(), "backup")
+	backUp(t, s, dir, BackupOptions{})
+	number := func(s *Store, name string) uint64 {
+		v := openView(t, s, Spec{})
+		writeFile(t, v, name, nil)
+		in, err := v.Lstat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return uint64(in.Sys().(Inode).Ino)
+	}
+	after, again, later := number(s, "after"), number(restored(t, dir), "again"), number(restored(t, dir), "later")
+	if after >= again || again >= later {
+		t.Errorf("the numbers are %d, %d, and %d", after, again, later)
+	}
+}

@@ -18,6 +18,7 @@ const (
 	dirBit    = 1 << 62
 	tagBits   = 20
 	countBits = 42
+	countMask = 1<<countBits - 1
 )
 
 // targetMax is the greatest length of a symlink's target in bytes.
@@ -66,6 +67,12 @@ func (v *View) newDirIno(tx *schema.Tx, parent Ino, name string) (Ino, error) {
 
 // newFileIno returns a number never given out before.
 func (t *Tree) newFileIno(tx *schema.Tx) (Ino, error) {
+	tag, err := t.ownTag(tx)
+	return tag | Ino(tx.NextIno()), err
+}
+
+// ownTag returns the tag of this node, in its place.
+func (t *Tree) ownTag(tx *schema.Tx) (Ino, error) {
 	tag := t.tag.Load()
 	if tag == 0 {
 		key, err := tx.NodeKey(schema.LocalNode)
@@ -78,7 +85,19 @@ func (t *Tree) newFileIno(tx *schema.Tx) (Ino, error) {
 		tag = binary.BigEndian.Uint64(h[:])>>(64-tagBits)<<countBits | tagKnown
 		t.tag.Store(tag)
 	}
-	return Ino(tag&^tagKnown | uint64(tx.NextIno())), nil
+	return Ino(tag &^ tagKnown), nil
+}
+
+// observeInos has numbers that this node gave out, and comes to know of again, be followed
+// by others: the store may have been restored from a backup.
+func (m *importer) observeInos(fresh []arrival) error {
+	tag, err := m.t.ownTag(m.tx)
+	for _, p := range fresh {
+		if p.at.node == schema.LocalNode && p.Ino&^countMask == tag {
+			m.tx.ObserveIno(int64(p.Ino & countMask))
+		}
+	}
+	return err
 }
 
 // tagKnown tells a tag of zero from one that has not been read.

@@ -23,31 +23,39 @@ type replica struct {
 // keys rise with the index.
 func newReplicas(t testing.TB, n int) []*replica {
 	t.Helper()
-	var all []*replica
-	for i := range n {
-		key := [32]byte{byte(i + 1)}
-		db, err := schema.Open(context.Background(), t.TempDir(), schema.Options{NodeKey: key[:]})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { db.Close() })
-		r := &replica{world: &world{t: t, db: db, tree: New(db)}}
+	all := []*replica{newReplica(t, 1)}
+	all[0].use("shared")
+	for i := 1; i < n; i++ {
+		r := newReplica(t, byte(i+1))
+		r.join(all[0])
 		all = append(all, r)
-		if i == 0 {
-			r.use("shared")
-			continue
-		}
-		r.write(func(tx *schema.Tx) (err error) {
-			r.bucket, err = r.tree.AdoptBucket(tx, all[0].bucket.UUID, "shared")
-			return err
-		})
-		all[0].export()
-		for _, b := range all[0].out {
-			r.take(b)
-		}
-		r.main = r.view(MainBranch, 0)
 	}
 	return all
+}
+
+func newReplica(t testing.TB, key byte) *replica {
+	t.Helper()
+	k := [32]byte{key}
+	db, err := schema.Open(context.Background(), t.TempDir(), schema.Options{NodeKey: k[:]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return &replica{world: &world{t: t, db: db, tree: New(db)}}
+}
+
+// join has r share the bucket of o, and hear all that o exported.
+func (r *replica) join(o *replica) {
+	r.t.Helper()
+	r.write(func(tx *schema.Tx) (err error) {
+		r.bucket, err = r.tree.AdoptBucket(tx, o.bucket.UUID, "shared")
+		return err
+	})
+	o.export()
+	for _, b := range o.out {
+		r.take(b)
+	}
+	r.main = r.view(MainBranch, 0)
 }
 
 func (r *replica) export() (b Batch) {
@@ -455,4 +463,26 @@ func TestParentHasItLater(t *testing.T) {
 			t.Errorf("%d names are counted of a file that has one", in.Nlink)
 		}
 	}
+}
+
+// A store that was restored from a backup, or lost its last moments, gives no number of a
+// file that it made then, and heard of again, to another file.
+func TestNumbersOfARestoredStore(t *testing.T) {
+	lost, other, restored := newReplica(t, 1), newReplica(t, 2), newReplica(t, 1)
+	lost.use("shared")
+	other.join(lost)
+	restored.join(lost)
+	for _, name := range []string{"a", "b", "c", "d"} {
+		lost.make(lost.main, name)
+	}
+	lost.setContent(lost.main, "d", "of d")
+	made := lost.export()
+	other.take(made)
+	restored.take(made)
+	restored.make(restored.main, "e")
+	restored.setContent(restored.main, "e", "of e")
+	other.take(restored.export())
+	wantEqual(t, restored, other)
+	other.shows(t, "d", "of d")
+	other.shows(t, "e", "of e")
 }

@@ -277,6 +277,9 @@ func (m *importer) add(fresh []arrival) error {
 	last := fresh[len(fresh)-1]
 	m.added = fresh
 	m.tx.ObserveStamp(last.ID.Stamp)
+	if err := m.observeInos(fresh); err != nil {
+		return err
+	}
 	m.node = last.at.node
 	m.result.New += len(fresh)
 	now := m.tx.NextStamp()

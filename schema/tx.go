@@ -162,6 +162,13 @@ func (tx *Tx) NextIno() int64 {
 	return tx.ino
 }
 
+// ObserveIno makes later values of the file inode counter follow n.
+func (tx *Tx) ObserveIno(n int64) {
+	if n > tx.ino {
+		tx.ino, tx.ticked = n, true
+	}
+}
+
 // run calls f and resets the statements it used.
 func (tx *Tx) run(f func(*Tx) error) (err error) {
 	defer func() {
