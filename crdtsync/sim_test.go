@@ -25,7 +25,7 @@ var (
 	simKeep  = flag.String("sim.keep", "", "directory for the trace, and the stores, of a history that failed")
 	simFrom  = flag.Uint64("sim.from", simFirstSeed(), "seed of the first history of TestSimulation")
 	simRuns  = flag.Int("sim.runs", simHistories, "histories of TestSimulation")
-	simHarsh = flag.Bool("sim.harsh", false, "have histories with more faults, roles, keys, parts and compactions, and less content: other ones by the same seeds")
+	simHarsh = flag.Bool("sim.harsh", false, "have histories with more faults, roles, keys, parts and compactions, with backups, and less content: other ones by the same seeds")
 )
 
 // TestSimulation has a few nodes, each with a real store and engine, live
@@ -75,6 +75,8 @@ type sim struct {
 	filters     simPart
 	sessions    simSessions
 	compactions simPart
+	accepts     simPart // of what does not count
+	backups     simPart // that nodes are restored from
 }
 
 // simPart is something that happens in a part of the histories. Its numbers are its own,
@@ -130,6 +132,7 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 		trace = &simTrace{began: time.Now()}
 		in := simSharesOf(*simHarsh)
 		s := &sim{t: t, seed: seed, shares: in, rng: rand.New(rand.NewPCG(seed, 1)), root: root, net: newSimNet(seed, trace), trace: trace, filters: newSimPart(seed, 2, in.filters), compactions: newSimPart(seed, 4, in.compactions)}
+		s.accepts, s.backups = newSimPart(seed, 5, in.accepts), newSimPart(seed, 6, in.backups)
 		s.texts.all = map[blobstore.Hash][]byte{}
 		s.bytes = in.bytes.draw(s.rng)
 		s.prunes = s.bytes && in.prunes.draw(s.rng)
@@ -151,6 +154,8 @@ func simulate(t *testing.T, top string, seed uint64) (trace *simTrace) {
 			s.refilter()
 			s.work()
 			s.compact()
+			s.accept()
+			s.backUp()
 			switch {
 			case in.fault.draw(s.rng):
 				s.fault()
@@ -286,6 +291,19 @@ func (s *sim) grant(n *simNode) {
 	role := []identity.Role{identity.None, identity.ReadOnly, identity.ReadOnly, identity.ReadWrite, identity.Admin}[s.rng.IntN(5)]
 	err := by.Grant(s.bucket, n.keyAt(by), role, n.name)
 	s.logf("%s makes %s %v: %v", by.name, n.name, role, err)
+}
+
+// accept has some admin let count what is there of some node, now and then.
+func (s *sim) accept() {
+	p := s.accepts
+	if !p.on || !s.roles || p.rng.IntN(8) != 0 {
+		return
+	}
+	by, n := s.nodes[p.rng.IntN(len(s.nodes))], s.nodes[p.rng.IntN(len(s.nodes))]
+	if by.up {
+		err := by.Accept(s.bucket, n.keyAt(by))
+		s.logf("%s accepts what %s wrote: %v", by.name, n.name, err)
+	}
 }
 
 // grantAll has the owner make everybody a writer, but for the outlaw, and reports whether

@@ -21,18 +21,19 @@ import (
 
 // simNode is a node of a history.
 type simNode struct {
-	s     *sim
-	name  string
-	keys  []ed25519.PrivateKey // that it has had; the last is the one that its key file holds
-	next  ed25519.PrivateKey   // with which it is about to replace it; nil: none
-	past  [][]byte             // how it came to its key
-	place *simPlace
-	rng   *rand.Rand
-	skew  atomic.Int64 // of its clock, in nanoseconds
-	runs  int
-	dir   string // of its store
-	there bool   // its store is open
-	up    bool
+	s      *sim
+	name   string
+	keys   []ed25519.PrivateKey // that it has had; the last is the one that its key file holds
+	next   ed25519.PrivateKey   // with which it is about to replace it; nil: none
+	past   [][]byte             // how it came to its key
+	place  *simPlace
+	rng    *rand.Rand
+	skew   atomic.Int64 // of its clock, in nanoseconds
+	runs   int
+	dir    string // of its store
+	there  bool   // its store is open
+	up     bool
+	backup simBackup
 
 	db   *schema.DB
 	tree *pathtree.Tree
