@@ -348,13 +348,13 @@ func (s *session) members(b [16]byte) (*identity.Membership, error) {
 	return m, err
 }
 
-// announce tells the peer of new members and buckets as they come, and then, when who
-// is to hold back has changed, and now and then, what there is here, should anything
+// announce tells the peer of new members and buckets as they come, and what there is
+// here: then, when who is to hold back has changed, and now and then, should anything
 // have been held back or lost.
 func (s *session) announce(ctx context.Context) error {
 	tick := time.NewTicker(s.e.o.MarksEvery)
 	defer tick.Stop()
-	for say := false; ; say = true {
+	for {
 		wait, compare, held := s.e.grantsNews.wait(), s.e.compare.wait(), s.e.held.wait()
 		common, err := s.e.CommonWith(s.peer)
 		if err != nil {
@@ -384,10 +384,8 @@ func (s *session) announce(ctx context.Context) error {
 			}
 		}
 		for b, f := range feeds {
-			if say {
-				if err := s.sendMarks(b, f, 0); err != nil {
-					return err
-				}
+			if err := s.sendMarks(b, f, 0); err != nil {
+				return err
 			}
 		}
 		select {
