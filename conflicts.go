@@ -2,7 +2,12 @@ package alkfs
 
 import (
 	"cmp"
+	"context"
 	"fmt"
+	"io"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/alkdev/alkfs/pathtree"
 	"github.com/alkdev/alkfs/schema"
@@ -65,6 +70,23 @@ func (s *Store) SyncConflicts(bucket string) (list []SyncConflict, err error) {
 		return err
 	})
 	return list, err
+}
+
+// OpenConflictSide opens the content of a regular file that is a side of a conflict:
+// ENOENT where the side deletes it, EINVAL where it is none. Reads end with ctx, also
+// while they wait for another machine.
+func (s *Store) OpenConflictSide(ctx context.Context, side ConflictSide) (io.ReadCloser, error) {
+	switch {
+	case side.Gone:
+		return nil, syscall.ENOENT
+	case side.Mode&unix.S_IFMT != unix.S_IFREG:
+		return nil, syscall.EINVAL
+	}
+	blob, err := s.blobs.Open(side.Hash, side.Size)
+	if err != nil {
+		return nil, err
+	}
+	return &blobFile{blob: blob, SectionReader: io.NewSectionReader(blobReader{ctx, blob}, 0, side.Size)}, nil
 }
 
 // ResolveSyncConflict settles a conflict of a bucket: what shows stays, or the

@@ -49,7 +49,10 @@ type ConflictSide struct {
 	Mode uint32
 	UID  uint32
 	GID  uint32
-	Copy string // name of the conflict copy that shows it, "" without one
+
+	Target string // of a symbolic link
+	Value  string // of an extended attribute
+	Copy   string // name of the conflict copy that shows it, "" without one
 }
 
 // SyncConflicts returns the conflicts of a bucket's branches that exist, by

@@ -231,7 +231,7 @@ func (x *exchange) side(c *contest, k int) (s ConflictSide, err error) {
 				return s, err
 			}
 			if in != nil {
-				s.Hash, s.Size, s.Mode, s.UID, s.GID = in.Hash, in.Size, in.Mode, in.UID, in.GID
+				s.Hash, s.Size, s.Target, s.Mode, s.UID, s.GID = in.Hash, in.Size, in.Target, in.Mode, in.UID, in.GID
 			}
 			made, err := x.made(c, m)
 			if err != nil {
@@ -243,10 +243,10 @@ func (x *exchange) side(c *contest, k int) (s ConflictSide, err error) {
 		}
 	case InodeVersion:
 		in := m.v.Inode
-		s.Ino, s.Hash, s.Size, s.Mode, s.UID, s.GID = c.ino, in.Hash, in.Size, in.Mode, in.UID, in.GID
+		s.Ino, s.Hash, s.Size, s.Target, s.Mode, s.UID, s.GID = c.ino, in.Hash, in.Size, in.Target, in.Mode, in.UID, in.GID
 		s.Gone = in.Groups&(groupContent|groupAttrs) == 0
 	default:
-		s.Ino, s.Gone = c.ino, m.v.Value == nil
+		s.Ino, s.Gone, s.Value = c.ino, m.v.Value == nil, string(m.v.Value)
 	}
 	return s, nil
 }

@@ -201,15 +201,16 @@ func (d difference) sides(c alkfs.Change) (old, new string, text bool, err error
 			return ""
 		}
 		var p []byte
-		if p, err = v.ReadInode(*in); bytes.IndexByte(p[:min(len(p), 8000)], 0) >= 0 {
-			text = false
-		}
+		p, err = v.ReadInode(*in)
+		text = text && isText(p)
 		return string(p)
 	}
 	old = read(d.old, c.Old)
 	new = read(d.new, c.New)
 	return old, new, text, err
 }
+
+func isText(p []byte) bool { return bytes.IndexByte(p[:min(len(p), 8000)], 0) < 0 }
 
 // printPatch prints changes in the form of git, which git apply and patch -p1
 // take. It knows only files: empty directories, owners and extended attributes
