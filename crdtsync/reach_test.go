@@ -73,7 +73,7 @@ func TestFoundThroughAThird(t *testing.T) {
 	rarely := Options{MarksEvery: time.Hour, MinBackoff: time.Hour, MaxBackoff: time.Hour}
 	hidden := rarely
 	hidden.Addrs = []string{}
-	start(t, n, m, rarely)
+	em := start(t, n, m, rarely)
 	connected := func(e *running, s *store, want bool) {
 		t.Helper()
 		for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
@@ -94,6 +94,11 @@ func TestFoundThroughAThird(t *testing.T) {
 	ec.stop()
 	connected(ea, c, false)
 	connected(ea, m, true)
+	for deadline := time.Now().Add(2 * time.Minute); !em.Engine.Admits(c.Key()); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("m has not heard that c is a member")
+		}
+	}
 	c.name = "somewhere else"
 	start(t, n, c, rarely)
 	connected(ea, c, true)
