@@ -46,14 +46,13 @@ func (k *sources) weigh(b [16]byte, s *session, lacks int64) {
 	from := k.from[b]
 	switch {
 	case from == nil && lacks > manyChanges && time.Now().After(k.tired[s]):
-		k.from[b] = &source{s, time.Now(), time.AfterFunc(sourceStall, func() { k.tire(b, s) })}
+		k.from[b] = &source{s, time.Now(), time.AfterFunc(sourceStall, func() { k.stalls(b, s) })}
 		k.changed()
 	case from == nil || from.s != s:
 	case lacks == 0:
 		k.end(b, s)
 	case time.Since(from.since) > sourceTurn:
-		k.tired[s] = time.Now().Add(sourceTurn)
-		k.end(b, s)
+		k.endTurn(b, s)
 	default:
 		from.stalled.Reset(sourceStall)
 	}
@@ -69,12 +68,18 @@ func (k *sources) taking(b [16]byte, s *session) {
 	}
 }
 
-// tire ends the turn of s, which stalls.
-func (k *sources) tire(b [16]byte, s *session) {
+func (k *sources) stalls(b [16]byte, s *session) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.tired[s] = time.Now().Add(sourceTurn)
-	k.end(b, s)
+	k.endTurn(b, s)
+}
+
+// endTurn has s rest, unless it has left meanwhile. k.mu is held.
+func (k *sources) endTurn(b [16]byte, s *session) {
+	if from := k.from[b]; from != nil && from.s == s {
+		k.tired[s] = time.Now().Add(sourceTurn)
+		k.end(b, s)
+	}
 }
 
 // left is called when s has ended.
